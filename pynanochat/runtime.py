@@ -1,0 +1,109 @@
+"""Where a run computes: device, compute dtype, ranks, seeds.
+
+Nothing here imports torch at module level; the first call that needs it does.
+"""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from pynanochat.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the processes of a run, as torchrun tells it; one process is the special case (0, 0, 1)."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """True on the rank that writes files and prints."""
+        return self.rank == 0
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        get = lambda name, default: int(os.environ.get(name, default))  # noqa: E731
+        return cls(get("RANK", 0), get("LOCAL_RANK", 0), get("WORLD_SIZE", 1))
+
+
+def pick_device(name: str = "auto", ranks: Ranks | None = None):
+    """The torch.device for `--device NAME`: auto, cpu, cuda or cuda:N. Raises UsageError where it is not there."""
+    import torch
+
+    ranks = ranks or Ranks.from_environment()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
+        raise UsageError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N")
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UsageError(f"--device {name}: torch sees no CUDA GPU here; use --device cpu")
+        index = int(name[5:]) if ":" in name else ranks.local_rank
+        if index >= torch.cuda.device_count():
+            raise UsageError(f"--device cuda:{index}: this machine has {torch.cuda.device_count()} GPUs")
+        return torch.device("cuda", index)
+    return torch.device(name)
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction-set flags that the kernel reports for this CPU (empty where it does not say)."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def cpu_name() -> str:
+    """The CPU's marketing name, or its architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def pick_compute_dtype(device, name: str = "auto"):
+    """The dtype of matrix products for `--dtype NAME` on `device`: bf16 where the hardware multiplies it, else fp32."""
+    import torch
+
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if name in named:
+        return named[name]
+    if name != "auto":
+        raise UsageError(f"--dtype {name}: not a compute dtype; use auto, bf16 or fp32")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    return torch.bfloat16 if cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"} else torch.float32
+
+
+def init_distributed(ranks: Ranks, device) -> None:
+    """Join the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing to do for one process."""
+    if ranks.world_size == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch on every device. Every other random choice in the package owns a generator made from the run's seed."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def cpu_threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
