@@ -1,0 +1,91 @@
+"""Which implementation of an op runs: `reference`, `cpu`, `triton` or `cuda`.
+
+Every op file registers what it has with `implement(op, backend, function)`; the op's public function calls
+`pick(op, tensor)`. The order of preference is
+
+    CPU tensors    cpu, reference
+    CUDA tensors   cuda, triton, reference, where cuda and triton count only once verified on this architecture
+
+`PYNANOCHAT_BACKEND=NAME` forces one for every op that has it (the others use their reference). "Verified" means that a
+results file in bench/results (written by `pynanochat bench gpu`) lists the op and backend as passed on this architecture.
+"""
+
+import functools
+import importlib.resources
+import json
+import os
+
+from pynanochat.errors import BackendError
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+
+_implementations: dict[str, dict[str, object]] = {}
+
+
+def implement(op: str, backend: str, implementation) -> None:
+    """Register `implementation` (a function, or a namespace of functions) of `op` for `backend`."""
+    assert backend in BACKENDS, backend
+    _implementations.setdefault(op, {})[backend] = implementation
+
+
+def implementations(op: str) -> dict[str, object]:
+    """Every registered implementation of `op`, by backend."""
+    return _implementations[op]
+
+
+def ops() -> list[str]:
+    """The names of all registered ops."""
+    return sorted(_implementations)
+
+
+def forced() -> str | None:
+    """The backend that PYNANOCHAT_BACKEND asks for. Raises BackendError where it names none."""
+    name = os.environ.get("PYNANOCHAT_BACKEND") or None
+    if name is not None and name not in BACKENDS:
+        raise BackendError(f"PYNANOCHAT_BACKEND={name}: not a backend; use one of {', '.join(BACKENDS)} or unset it")
+    return name
+
+
+@functools.cache
+def verified(architecture: str) -> frozenset[tuple[str, str]]:
+    """The (op, backend) pairs that passed on GPU `architecture` ("sm_90"), from bench/results/*.json."""
+    passed = set()
+    try:
+        results = importlib.resources.files("pynanochat.bench") / "results"
+        files = [f for f in results.iterdir() if f.name.endswith(".json")]
+    except (ModuleNotFoundError, FileNotFoundError):
+        return frozenset()
+    for file in files:
+        result = json.loads(file.read_text())
+        if result.get("architecture") == architecture:
+            passed |= {(entry["op"], entry["backend"]) for entry in result.get("verified", [])}
+    return frozenset(passed)
+
+
+@functools.cache
+def architecture(device_index: int) -> str:
+    """The compute capability of a GPU, as "sm_90"."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(device_index)
+    return f"sm_{major}{minor}"
+
+
+def choose(op: str, device) -> str:
+    """The backend that `op` uses for tensors on `device` (a torch.device)."""
+    have = _implementations[op]
+    wanted = forced()
+    if wanted is not None:
+        return wanted if wanted in have else "reference"
+    if device.type == "cuda":
+        passed = verified(architecture(device.index or 0))
+        for backend in ("cuda", "triton"):
+            if backend in have and (op, backend) in passed:
+                return backend
+        return "reference"
+    return "cpu" if device.type == "cpu" and "cpu" in have else "reference"
+
+
+def pick(op: str, tensor):
+    """The implementation of `op` for `tensor`'s device."""
+    return _implementations[op][choose(op, tensor.device)]
