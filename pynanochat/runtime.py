@@ -98,7 +98,7 @@ def init_distributed(ranks: Ranks, device) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch on every device. Every other random choice in the package owns a generator made from the run's seed."""
+    """Seed torch on every device; every other random choice owns a generator made from the run's seed."""
     import torch
 
     torch.manual_seed(seed)

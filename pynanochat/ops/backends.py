@@ -7,7 +7,7 @@ Every op file registers what it has with `implement(op, backend, function)`; the
     CUDA tensors   cuda, triton, reference, where cuda and triton count only once verified on this architecture
 
 `PYNANOCHAT_BACKEND=NAME` forces one for every op that has it (the others use their reference). "Verified" means that a
-results file in bench/results (written by `pynanochat bench gpu`) lists the op and backend as passed on this architecture.
+results file in bench/results (written by `pynanochat bench gpu`) lists op and backend as passed on this architecture.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """The output head and its loss in one op: logits = cap·tanh(x Wᵀ / cap), loss = cross-entropy(logits, targets).
 
 N tokens, C channels, V rows of the head. All logits are never held at once: tokens go in chunks, and where a gradient
-is wanted it is taken while a chunk's logits are at hand. x may be bf16 while the weight is an fp32 master copy: products
-are in x's dtype, sums and the softmax in fp32, and the weight's gradient has the weight's dtype.
+is wanted it is taken while a chunk's logits are at hand. x may be bf16 while the weight is an fp32 master copy:
+products are in x's dtype, sums and the softmax in fp32, and the weight's gradient has the weight's dtype.
 
 A backend is a namespace of two functions:
     losses(x, weight, targets, vocab_size, softcap, ignore_index) -> losses (N,) fp32
