@@ -1,8 +1,10 @@
 """The seam: every op that the model and the optimizer use, one file each, with its reference and its backends."""
 
+from pynanochat.ops.adamw_step import adamw_step
 from pynanochat.ops.attention import attention, attention_with_cache
 from pynanochat.ops.linear import linear
 from pynanochat.ops.linear_softcap_cross_entropy import linear_softcap_cross_entropy
+from pynanochat.ops.muon_step import muon_step
 from pynanochat.ops.relu2_mlp import relu2_mlp
 from pynanochat.ops.rms_norm import rms_norm
 from pynanochat.ops.rotary_qk_norm import rotary_qk_norm, rotary_table
@@ -10,10 +12,12 @@ from pynanochat.ops.smear import smear
 from pynanochat.ops.value_gate import value_gate
 
 __all__ = [
+    "adamw_step",
     "attention",
     "attention_with_cache",
     "linear",
     "linear_softcap_cross_entropy",
+    "muon_step",
     "relu2_mlp",
     "rms_norm",
     "rotary_qk_norm",

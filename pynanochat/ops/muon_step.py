@@ -1,0 +1,172 @@
+"""One Muon step over a stack of same-shaped matrices: momentum, orthogonalisation, update, all in place.
+
+Shapes: params, grads, momentum_buffer (n, R, C); second_moment (n, R, 1) where R >= C, else (n, 1, C); fp32 (or
+fp64). The update of each matrix is the orthogonal factor of its Nesterov momentum g, times lr·max(1, R/C)^½.
+
+    2025    five quintic Newton–Schulz steps on g / (‖g‖ + 1e-7)
+    2026    rows brought to equal norm (MuonEq), five Polar Express steps on g / (1.01·‖g‖ + 1e-6), Frobenius norm
+            set to √min(R, C) (Muon+), each row or column divided by the root of its second moment and the norm
+            restored (NorMuon), weight decay only where update·param >= 0
+
+Choices where the rule leaves one open, as the family makes them: the momentum is an average (buffer ← μ·buffer +
+(1-μ)·grad, g ← (1-μ)·grad + μ·buffer); rows are equalised before any transposition, to the matrix's root mean square
+row norm, norms below 1e-6 counting as 1e-6; the second moment starts at zero without bias correction (the restored
+norm cancels it) and is clamped at 1e-10. Ours: norms and everything outside the iteration are fp32 whatever the
+iteration's dtype is. Cost: 2·k·(2·m²·M + m³) FLOPs a matrix for k iterations, m = min(R, C), M = max(R, C); it is
+bound by matrix products.
+"""
+
+import functools
+
+import torch
+
+from pynanochat.errors import UsageError
+from pynanochat.ops.backends import implement, pick
+from pynanochat.runtime import pick_compute_dtype
+
+RECIPES = ("2025", "2026")
+QUINTIC = (3.4445, -4.7750, 2.0315)
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+# norms of all dimensions but the stack's, kept for broadcasting
+_norm = functools.partial(torch.linalg.vector_norm, keepdim=True)
+
+
+def iterate(x, coefficients):
+    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same."""
+    tall = x.size(-2) > x.size(-1)
+    x = x.mT.contiguous() if tall else x
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, gram, x, beta=a)
+    return x.mT if tall else x
+
+
+def orthogonalize_2025(g, steps, dtype):
+    """The orthogonal factor of g (n, R, C), roughly: singular values end within about 0.7 to 1.2."""
+    x = g / (_norm(g, dim=(-2, -1)) + 1e-7)
+    return iterate(x.to(dtype), [QUINTIC] * steps).to(g.dtype)
+
+
+def orthogonalize_2026(g, steps, dtype):
+    """The orthogonal factor of g (n, R, C) after equalising its rows, scaled to Frobenius norm √min(R, C)."""
+    rows, cols = g.shape[-2:]
+    x = g * (_norm(g, dim=(-2, -1)) / rows**0.5 / _norm(g, dim=-1).clamp_min(1e-6))
+    x = x / (_norm(x, dim=(-2, -1)) * 1.01 + 1e-6)
+    x = iterate(x.to(dtype), POLAR_EXPRESS[:steps]).to(g.dtype)
+    return x * (min(rows, cols) ** 0.5 / _norm(x, dim=(-2, -1)).clamp_min(1e-6))
+
+
+def equalise(update, second_moment, beta2):
+    """Divide rows (R >= C) or columns of update (n, R, C) by the root of their second moment, keeping the norm."""
+    along = -1 if update.size(-2) >= update.size(-1) else -2
+    mean_square = update.square().mean(dim=along, keepdim=True)
+    second_moment.lerp_(mean_square, 1 - beta2)
+    scale = second_moment.clamp_min(1e-10).rsqrt()
+    norm_before = mean_square.sum(dim=(-2, -1), keepdim=True).sqrt()
+    norm_after = (mean_square * scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
+    return update * (scale * (norm_before / norm_after.clamp_min(1e-10)))
+
+
+def muon_step_reference(
+    params, grads, momentum_buffer, second_moment, *, lr, momentum, beta2, weight_decay, recipe, ns_steps, ns_dtype
+):
+    rows, cols = params.shape[-2:]
+    lr = lr * max(1.0, rows / cols) ** 0.5
+    momentum_buffer.lerp_(grads, 1 - momentum)
+    g = grads.lerp(momentum_buffer, momentum)
+    if recipe == "2025":
+        update = orthogonalize_2025(g, ns_steps, ns_dtype)
+        decayed = params
+    else:
+        update = equalise(orthogonalize_2026(g, ns_steps, ns_dtype), second_moment, beta2)
+        decayed = params * (update * params >= 0) if weight_decay else params
+    if weight_decay:
+        params.sub_(decayed, alpha=lr * weight_decay)
+    params.sub_(update, alpha=lr)
+
+
+implement("muon_step", "reference", muon_step_reference)
+
+
+@functools.cache
+def default_ns_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the device multiplies it, else fp32."""
+    return pick_compute_dtype(device)
+
+
+def second_moment_shape(shape) -> tuple[int, ...]:
+    """The shape of the 2026 recipe's second moment for parameters of `shape` (..., R, C)."""
+    return (*shape[:-1], 1) if shape[-2] >= shape[-1] else (*shape[:-2], 1, shape[-1])
+
+
+def verify(params, grads, momentum_buffer, second_moment, recipe, ns_steps):
+    if recipe not in RECIPES:
+        raise UsageError(f"muon_step: recipe {recipe!r} is not known; use one of {', '.join(RECIPES)}")
+    if ns_steps < 1 or (recipe == "2026" and ns_steps > len(POLAR_EXPRESS)):
+        raise UsageError(f"muon_step: ns_steps {ns_steps} is out of range; use 1 to {len(POLAR_EXPRESS)}")
+    if len(params) != len(grads) or len(params) != len(momentum_buffer):
+        raise UsageError(
+            f"muon_step: {len(params)} params, {len(grads)} grads, {len(momentum_buffer)} momenta; give as many of each"
+        )
+    shape = momentum_buffer.shape[1:]
+    if len(shape) != 2 or any(t.shape != shape for t in [*params, *grads]):
+        raise UsageError(f"muon_step: all params and grads must be matrices of the momentum's shape {tuple(shape)}")
+    wanted = second_moment_shape(momentum_buffer.shape)
+    if recipe == "2026" and (second_moment is None or second_moment.shape != wanted):
+        has = None if second_moment is None else tuple(second_moment.shape)
+        raise UsageError(f"muon_step: recipe 2026 needs a second_moment of shape {wanted}, not {has}")
+
+
+@torch.no_grad()
+def muon_step(
+    params,
+    grads,
+    momentum_buffer,
+    second_moment=None,
+    *,
+    lr: float,
+    momentum: float = 0.95,
+    beta2: float = 0.9,
+    weight_decay: float = 0.0,
+    recipe: str = "2026",
+    ns_steps: int = 5,
+    ns_dtype: torch.dtype | None = None,
+) -> None:
+    """One step in place on params, momentum_buffer and (2026) second_moment; grads are left as they are.
+
+    params and grads are a stack (n, R, C) or a list of n matrices (R, C); momentum_buffer is a stack, zero at the
+    start, and second_moment a stack of `second_moment_shape`. `ns_dtype` is the dtype of the matrix iteration
+    (default: bf16 where the hardware multiplies it, else fp32). Weight decay is decoupled: times lr and the shape's
+    factor; cautious in 2026, plain in 2025 (whose recipe sets it to 0). Raises UsageError for shapes that do not
+    agree.
+    """
+    verify(params, grads, momentum_buffer, second_moment, recipe, ns_steps)
+    step = functools.partial(
+        pick("muon_step", momentum_buffer),
+        lr=lr,
+        momentum=momentum,
+        beta2=beta2,
+        weight_decay=weight_decay,
+        recipe=recipe,
+        ns_steps=ns_steps,
+        ns_dtype=ns_dtype or default_ns_dtype(momentum_buffer.device),
+    )
+    if momentum_buffer.device.type == "cpu":
+        # one matrix at a time: nothing to stack, and what is in flight stays in cache
+        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            second = None if second_moment is None else second_moment[i : i + 1]
+            step(param.unsqueeze(0), grad.unsqueeze(0), momentum_buffer[i : i + 1], second)
+    elif isinstance(params, torch.Tensor):
+        step(params, grads, momentum_buffer, second_moment)
+    else:
+        stacked = torch.stack(list(params))
+        step(stacked, torch.stack(list(grads)), momentum_buffer, second_moment)
+        torch._foreach_copy_(list(params), list(stacked.unbind(0)))
