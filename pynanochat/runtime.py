@@ -107,3 +107,48 @@ def seed_everything(seed: int) -> None:
 def cpu_threads() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes of main memory that are free for use."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+# Dense bf16 peak of one GPU in FLOP/s, by a part of its name (vendors' data sheets).
+GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
+
+
+def peak_flops(device, dtype) -> float:
+    """FLOP/s to count utilisation against: the data sheet's for a known GPU in bf16, else the measured GEMM rate."""
+    import torch
+
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for part, peak in GPU_PEAKS.items():
+            if part in name:
+                return peak
+    return gemm_rate(device, dtype)
+
+
+def gemm_rate(device, dtype, size: int = 1024, seconds: float = 0.3) -> float:
+    """FLOP/s of torch's own square matrix product in `dtype`, the best of repeated runs."""
+    import time
+
+    import torch
+
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        wait()
+        started = time.perf_counter()
+        a @ b
+        wait()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

@@ -1,0 +1,58 @@
+"""`pynanochat COMMAND ...`. Each command is a `main(argv)` in its own module, imported only when it is called."""
+
+import importlib
+import sys
+
+from pynanochat import __version__
+from pynanochat.errors import Interrupted, PynanochatError
+
+COMMANDS = {
+    "speedrun": ("pynanochat.speedrun:main", "the whole job: tokenizer to report, resumable"),
+    "tokenizer": ("pynanochat.tokenizer.commands:main", "train, eval or show a tokenizer"),
+    "data": ("pynanochat.data.commands:main", "look at, make or download data"),
+    "pretrain": ("pynanochat.stages.commands:pretrain_main", "train the base model of a run"),
+    "chat": ("pynanochat.chat:main", "talk to a run's model in the terminal"),
+    "report": ("pynanochat.report.commands:main", "write the report of a run"),
+    "bench": ("pynanochat.bench_commands:main", "benchmarks; `bench gpu` checks and measures a GPU"),
+    "doctor": ("pynanochat.doctor:main", "what this machine has, what is used, what to do"),
+}
+
+
+def usage() -> str:
+    lines = [f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()]
+    return "usage: pynanochat COMMAND [--help]\n\n" + "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; exits 0, or 2 with one line for an error that is the user's to mend (a traceback with --debug)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+    elif argv[0] in ("-V", "--version"):
+        print(f"pynanochat {__version__}")
+    elif argv[0] not in COMMANDS:
+        print(f"pynanochat: no command {argv[0]!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    else:
+        module, function = COMMANDS[argv[0]][0].split(":")
+        run_command(lambda rest: getattr(importlib.import_module(module), function)(rest), argv[1:])
+
+
+def run_command(command, argv: list[str]) -> None:
+    """Call `command(argv)` and turn what it raises into one line and an exit code."""
+    try:
+        command(argv)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; say nothing more
+        sys.exit(141)
+    except PynanochatError as error:
+        if "--debug" in argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

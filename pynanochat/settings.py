@@ -1,0 +1,98 @@
+"""Settings of a run: dataclasses, then a preset's TOML table, then flags; in this order, the later wins.
+
+A settings class is a frozen dataclass whose fields each carry a docstring; the docstring is the help of the field's
+flag (`batch_tokens` is `--batch-tokens`). Fields named in the class's OPERATIONAL set say how a run is carried out, not
+what it computes; they may change between a run and its resumption.
+"""
+
+import argparse
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import inspect
+import itertools
+import json
+import sys
+import textwrap
+
+from pynanochat.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@functools.cache
+def field_docs(cls) -> dict[str, str]:
+    """The docstring below each field of a settings class and its bases."""
+    docs = field_docs(cls.__base__) if dataclasses.is_dataclass(cls.__base__) else {}
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    for node, following in itertools.pairwise(body):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        ):
+            docs = docs | {node.target.id: " ".join(following.value.value.split())}
+    return docs
+
+
+def add_flags(parser: argparse.ArgumentParser, *classes) -> None:
+    """One flag for each field of each class; absent flags leave no attribute behind."""
+    for cls in classes:
+        group = parser.add_argument_group(cls.__name__.removesuffix("Settings").lower() or "run")
+        docs = field_docs(cls)
+        for field in dataclasses.fields(cls):
+            _add_flag(group, field, docs[field.name])
+
+
+def _add_flag(group, field, doc):
+    flag = "--" + field.name.replace("_", "-")
+    text = f"{doc} (default: {field.default})".replace("%", "%%")
+    if field.type is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+    else:
+        group.add_argument(flag, type=field.type, default=argparse.SUPPRESS, metavar="X", help=text)
+
+
+def preset_names() -> list[str]:
+    files = (importlib.resources.files("pynanochat") / "presets").iterdir()
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> dict[str, dict]:
+    """The tables of preset `name`. Raises UsageError for an unknown one."""
+    if name not in preset_names():
+        raise UsageError(f"--preset {name}: there is none; use one of {', '.join(preset_names())}")
+    return tomllib.loads((importlib.resources.files("pynanochat") / "presets" / f"{name}.toml").read_text())
+
+
+def build(cls, *tables: dict):
+    """An instance of `cls` from tables of field values, the later ones winning; unknown names are an error."""
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for table in tables:
+        for name, value in table.items():
+            if name not in known:
+                raise UsageError(f"setting {name!r} is not known to {cls.__name__}; it has {', '.join(known)}")
+            values[name] = value
+    return cls(**values)
+
+
+def binding(settings) -> dict:
+    """The fields that decide what is computed: all but the class's OPERATIONAL ones."""
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in settings.OPERATIONAL}
+
+
+def fingerprint(facts: dict) -> str:
+    """SHA-256 of a JSON-able dict."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def differences(before: dict, now: dict) -> str:
+    """What differs between two flat dicts, for an error message; empty when nothing does."""
+    names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
+    return ", ".join(f"{n} {before.get(n)} -> {now.get(n)}" for n in names)

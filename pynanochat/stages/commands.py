@@ -1,0 +1,81 @@
+"""From a command line to a Run: presets, flags, the settings that a run already has, and `pynanochat pretrain`."""
+
+import argparse
+import json
+
+import pynanochat.stages.pretrain as pretrain
+import pynanochat.stages.tokenizer as tokenizer
+from pynanochat import runtime, settings
+from pynanochat.errors import CheckpointError
+from pynanochat.stages.run import Run, RunSettings, run_folder
+
+SETTINGS = {"run": RunSettings, "tokenizer": tokenizer.TokenizerSettings, "pretrain": pretrain.PretrainSettings}
+
+
+def parser(prog: str, description: str, tables=tuple(SETTINGS)) -> argparse.ArgumentParser:
+    """Flags for `tables` and those that every stage command has."""
+    result = argparse.ArgumentParser(prog=prog, description=description)
+    result.add_argument("--preset", help=f"settings to start from: {', '.join(settings.preset_names())}")
+    result.add_argument("--fresh", action="store_true", help="forget what the run has done and begin anew")
+    result.add_argument("--resume", dest="fresh", action="store_false", help="go on where the run is (the default)")
+    result.add_argument("--dry-run", action="store_true", help="print the plan and its cost; allocate nothing")
+    result.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    settings.add_flags(result, *(SETTINGS[name] for name in tables))
+    return result
+
+
+def default_preset() -> str:
+    """What this machine can do: toy without a GPU, the full run on eight, gpu between."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return "toy" if count == 0 else "gpu" if count < 8 else "speedrun"
+
+
+def open_run(flags: dict, *, recorded: bool) -> Run:
+    """The Run that parsed `flags` describe.
+
+    Settings come from the preset and then the flags. With `recorded` (the commands of single stages) and no --preset,
+    they start from what the run's own settings.json says, where the run exists.
+    """
+    preset = flags.get("preset")
+    folder = run_folder(flags["run"]) if flags.get("run") else None
+    before = _recorded(folder) if recorded and folder and not preset else None
+    if before is None:
+        preset = preset or default_preset()
+        before = settings.load_preset(preset)
+        folder = folder or run_folder(preset)
+    tables = {}
+    for name, cls in SETTINGS.items():
+        given = {k: v for k, v in flags.items() if k in cls.__dataclass_fields__}
+        tables[name] = settings.build(cls, before.get(name, {}), given)
+    return Run(folder, tables)
+
+
+def _recorded(folder) -> dict | None:
+    try:
+        return json.loads((folder / "settings.json").read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'settings.json'}: damaged; remove it or give --preset") from error
+
+
+def pretrain_main(argv: list[str]) -> None:
+    """`pynanochat pretrain`: this stage alone, on a run that has a tokenizer; torchrun starts it on each rank."""
+    flags = parser("pynanochat pretrain", pretrain.__doc__, ("run", "pretrain")).parse_args(argv)
+    run = open_run(vars(flags), recorded=True)
+    if flags.dry_run:
+        print(pretrain_plan(run, 1))
+        return
+    if flags.fresh:
+        run.forget("pretrain")
+    run.save_settings()
+    run.carry_out(pretrain)
+
+
+def pretrain_plan(run: Run, processes: int) -> str:
+    """The lines of a dry run about pretraining."""
+    device = runtime.pick_device(run.settings.device)
+    vocab = run.tables["tokenizer"].vocab_size
+    return pretrain.describe_plan(run.tables["pretrain"], vocab, device, run.settings, processes)

@@ -1,0 +1,271 @@
+"""Pretraining: a base model from packed documents, everything derived from --depth unless a flag says otherwise."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+
+from pynanochat import checkpoint, runtime, settings
+from pynanochat.data.packing import PackedLoader, ValidationLoader
+from pynanochat.errors import UsageError
+from pynanochat.evals.bpb import bits_per_byte
+from pynanochat.model import GPT, GPTConfig
+from pynanochat.model.scaling import Horizon, horizon, measure
+from pynanochat.optim import RECIPES, SCHEDULES, build_optimizer
+from pynanochat.stages.loop import LoopSettings, TrainingLoop
+from pynanochat.stages.progress import duration
+
+NAME = "pretrain"
+SAMPLE_TOKENS = 48
+TOKENS_PER_PARAMETER = {"2025": 20.0, "2026": 10.5}
+
+
+@dataclass(frozen=True)
+class PretrainSettings(LoopSettings):
+    depth: int = 12
+    """Layers; width, learning rates, batch and tokens follow from it."""
+    arch: str = "2026"
+    """Architecture, optimizer recipe and schedule: 2025 or 2026."""
+    head_dim: int = 128
+    """Channels of an attention head."""
+    kv_heads: int = 0
+    """Key/value heads (grouped-query attention); 0 for as many as query heads."""
+    sequence_len: int = 2048
+    """The context, in tokens."""
+    tokens_per_parameter: float = 0.0
+    """Training tokens for each parameter of the blocks and the head; 0 for the architecture's own."""
+    steps: int = 0
+    """Optimizer steps; 0 for what tokens_per_parameter gives."""
+    batch_tokens: int = 0
+    """Tokens of one optimizer step over all ranks; 0 for what the depth gives."""
+    device_rows: int = 0
+    """Rows of one micro-batch; 0 for as many as memory allows, at most 32."""
+    lr_scale: float = 1.0
+    """Factor on every learning rate."""
+    weight_decay: float = -1.0
+    """Muon's weight decay before its scaling; negative for the recipe's own."""
+    eval_tokens: int = 1_048_576
+    """Validation tokens of each evaluation."""
+    buffer_documents: int = 1000
+    """Tokenized documents that packing chooses from."""
+    compile: bool = False
+    """Compile the training step with torch.compile."""
+
+    OPERATIONAL = LoopSettings.OPERATIONAL | {"compile"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pretraining run will do, before anything is allocated."""
+
+    config: GPTConfig
+    horizon: Horizon
+    steps: int
+    device_rows: int
+    stream_count: int
+    """Micro-batches of a step, over all ranks."""
+
+
+def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1) -> Plan:
+    """The Plan for these settings. Raises UsageError for a batch that does not divide into micro-batches and ranks."""
+    config = GPTConfig.from_depth(
+        wanted.depth,
+        arch=wanted.arch,
+        head_dim=wanted.head_dim,
+        vocab_size=vocab_size,
+        sequence_len=wanted.sequence_len,
+        **({"n_kv_head": wanted.kv_heads} if wanted.kv_heads else {}),
+    )
+    _check_positive(wanted)
+    ratio = wanted.tokens_per_parameter or TOKENS_PER_PARAMETER[wanted.arch]
+    extent = horizon(config, ratio, wanted.batch_tokens or None)
+    if extent.batch_tokens % (wanted.sequence_len * world_size):
+        raise UsageError(
+            f"--batch-tokens {extent.batch_tokens} does not divide into rows of {wanted.sequence_len} tokens on "
+            f"{world_size} ranks; use a multiple of {wanted.sequence_len * world_size}"
+        )
+    rows = extent.batch_tokens // wanted.sequence_len
+    device_rows = wanted.device_rows or fit_device_rows(config, device, rows // world_size)
+    if rows % (device_rows * world_size):
+        raise UsageError(
+            f"--device-rows {device_rows}: a step of {rows} rows does not divide into micro-batches of {device_rows} "
+            f"on {world_size} ranks; use a divisor of {rows // world_size}"
+        )
+    steps = wanted.steps or max(1, round(extent.tokens / extent.batch_tokens))
+    return Plan(config, extent, steps, device_rows, rows // device_rows)
+
+
+def _check_positive(wanted: PretrainSettings) -> None:
+    for name in ("steps", "batch_tokens", "device_rows", "tokens_per_parameter", "eval_every", "save_every"):
+        if getattr(wanted, name) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be 0 or more")
+    for name in ("eval_tokens", "buffer_documents", "keep_checkpoints", "max_bad_steps", "lr_scale"):
+        if getattr(wanted, name) <= 0:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be above 0")
+
+
+def activation_bytes_per_token(config: GPTConfig) -> int:
+    """Bytes of saved activations for one token of a training step: about 34 widths a layer in bf16."""
+    return config.n_embd * (34 * config.n_layer + 16) * 2
+
+
+def fit_device_rows(config: GPTConfig, device, rows: int) -> int:
+    """The largest divisor of `rows`, at most 32, whose activations fit into the device's free memory."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else runtime.free_memory()
+    free -= measure(config).training_bytes()
+    most = max(1, int(0.8 * free) // (activation_bytes_per_token(config) * config.sequence_len))
+    return max(d for d in range(1, min(rows, 32, most) + 1) if rows % d == 0)
+
+
+def identity(run) -> dict:
+    return {
+        **settings.binding(run.tables[NAME]),
+        "seed": run.settings.seed,
+        "dtype": run.settings.dtype,
+        "tokenizer_hash": run.tokenizer().hash(),
+        "data_hash": run.source().hash(),
+    }
+
+
+def train(run) -> dict:
+    """Train the base model of `run`; resumes from its newest checkpoint. Returns the loop's summary."""
+    ranks = run.ranks
+    wanted = _with_recorded_rows(run)
+    device = runtime.pick_device(run.settings.device, ranks)
+    runtime.init_distributed(ranks, device)
+    runtime.seed_everything(run.settings.seed)
+    tokenizer = run.tokenizer()
+    what = plan(wanted, len(tokenizer), device, ranks.world_size)
+    size = measure(what.config)
+    dtype = runtime.pick_compute_dtype(device, run.settings.dtype)
+    model = GPT(what.config, seed=run.settings.seed, compute_dtype=dtype).to(device)
+    run.say(describe(what, size, dtype, device))
+    loop = TrainingLoop(
+        name=NAME,
+        folder=run.stage_folder(NAME),
+        model=model,
+        forward=torch.compile(model, dynamic=False) if wanted.compile else None,
+        optimizer=_optimizer(model, wanted, what),
+        schedule=SCHEDULES[wanted.arch]["pretrain"],
+        streams=_streams(run, tokenizer, what, wanted),
+        stream_count=what.stream_count,
+        total_steps=what.steps,
+        options=wanted,
+        identity=identity(run) | {"fitted_rows": what.device_rows},
+        batch_tokens=what.horizon.batch_tokens,
+        flops_per_token=size.flops_per_token,
+        peak_flops=runtime.peak_flops(device, dtype) * ranks.world_size,
+        gradient_clip=RECIPES[wanted.arch].gradient_clip,
+        evaluate=_evaluation(run, tokenizer, what, wanted, device),
+        sample=lambda model: sample(model, tokenizer, prompts_of(run.source())),
+        ranks=ranks,
+    )
+    return loop.run() | {"parameters": size.parameters, "dtype": str(dtype).removeprefix("torch.")}
+
+
+def _with_recorded_rows(run) -> PretrainSettings:
+    """The settings, where rows are fitted to memory with those that the run began with: memory may be another now."""
+    wanted = run.tables[NAME]
+    found = checkpoint.latest(run.stage_folder(NAME))
+    if found is None or wanted.device_rows:
+        return wanted
+    return dataclasses.replace(wanted, device_rows=found.state("state")["identity"]["fitted_rows"])
+
+
+def _optimizer(model, wanted, what):
+    decay = RECIPES[wanted.arch].matrix_weight_decay if wanted.weight_decay < 0 else wanted.weight_decay
+    return build_optimizer(
+        model,
+        wanted.arch,
+        lr_multiplier=what.horizon.lr_multiplier * wanted.lr_scale,
+        weight_decay=decay * what.horizon.weight_decay_multiplier,
+    )
+
+
+def _streams(run, tokenizer, what, wanted) -> dict:
+    mine = range(run.ranks.rank, what.stream_count, run.ranks.world_size)
+    return {
+        i: PackedLoader(
+            run.source(),
+            tokenizer,
+            batch_size=what.device_rows,
+            seq_len=what.config.sequence_len,
+            split="train",
+            rank=i,
+            world_size=what.stream_count,
+            buffer_documents=wanted.buffer_documents,
+        )
+        for i in mine
+    }
+
+
+def _evaluation(run, tokenizer, what, wanted, device):
+    token_bytes = torch.as_tensor(tokenizer.token_lengths(), device=device)
+    batches = ValidationLoader(
+        run.source(),
+        tokenizer,
+        batch_size=what.device_rows,
+        seq_len=what.config.sequence_len,
+        max_tokens=wanted.eval_tokens,
+    )
+    return lambda model: {"val_bpb": bits_per_byte(model, batches, token_bytes, run.ranks)}
+
+
+def prompts_of(source) -> list[str]:
+    """Openings that a base model continues: those that the source names, else the first words of validation texts."""
+    named = getattr(source, "prompts", None)
+    if named:
+        return list(named)
+    texts = source.texts("val")
+    return [" ".join(next(texts).split()[:4]) for _ in range(3)]
+
+
+def sample(model, tokenizer, prompts) -> list[dict]:
+    """Greedy continuations of `prompts`, as {"prompt", "text"}."""
+    from pynanochat.engine import Engine
+
+    engine = Engine(model, tokenizer)
+    return [{"prompt": p, "text": engine.complete(p, max_tokens=SAMPLE_TOKENS, temperature=0.0)} for p in prompts]
+
+
+def describe(what: Plan, size, dtype, device) -> str:
+    c, h = what.config, what.horizon
+    return (
+        f"pretrain: d{c.n_layer} of width {c.n_embd}, {size.parameters:,} parameters, {c.arch} architecture, "
+        f"{str(dtype).removeprefix('torch.')} on {device}\n"
+        f"pretrain: {what.steps:,} steps of {h.batch_tokens:,} tokens ({what.stream_count} x {what.device_rows} rows "
+        f"of {c.sequence_len}), {what.steps * h.batch_tokens * size.flops_per_token:.2e} FLOPs"
+    )
+
+
+def memory_needed(what: Plan) -> int:
+    """Bytes that training will take on each rank, about."""
+    rows = what.device_rows * what.config.sequence_len
+    return measure(what.config).training_bytes() + rows * activation_bytes_per_token(what.config)
+
+
+def seconds_needed(what: Plan, flops_per_second: float) -> float:
+    """How long training takes at `flops_per_second` over all ranks."""
+    tokens = what.steps * what.horizon.batch_tokens
+    return tokens * measure(what.config).flops_per_token / flops_per_second if flops_per_second else math.inf
+
+
+ASSUMED_UTILISATION = 0.4  # of the peak, for a plan before anything has been measured
+
+
+def describe_plan(wanted, vocab_size, device, run_settings, processes: int) -> str:
+    """The lines of a dry run: parameters, FLOPs, memory, time and cost."""
+    what = plan(wanted, vocab_size, device, processes)
+    size = measure(what.config)
+    dtype = runtime.pick_compute_dtype(device, run_settings.dtype)
+    rate = ASSUMED_UTILISATION * runtime.peak_flops(device, dtype) * processes
+    hours = seconds_needed(what, rate) / 3600
+    cost = f", about ${hours * run_settings.price_per_hour:,.2f}" if run_settings.price_per_hour else ""
+    return (
+        f"{describe(what, size, dtype, device)}\n"
+        f"pretrain: {size.flops_per_token:,} FLOPs a token, about {memory_needed(what) / 2**30:.1f} GiB on each of "
+        f"{processes} ranks\n"
+        f"pretrain: about {duration(hours * 3600)} at {ASSUMED_UTILISATION:.0%} of {rate / ASSUMED_UTILISATION:.2e} "
+        f"FLOP/s{cost}"
+    )

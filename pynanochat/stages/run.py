@@ -1,0 +1,135 @@
+"""One run: a folder under runs/ with its settings, its data and its stages.
+
+    RUN/settings.json            the resolved settings of every stage
+    RUN/environment.json         the machine and the versions
+    RUN/tokenizer/               tokenizer.json ... and done.json
+    RUN/pretrain/                metrics.jsonl, checkpoints/, summary.json, done.json
+
+A stage is a module with NAME, `identity(run)` (a flat dict of all that decides its result) and `train(run)` (does the
+work and returns a summary). A stage whose done.json holds the same identity is not done again; with another identity
+it is an error, unless --fresh asks to begin anew.
+"""
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pynanochat import settings
+from pynanochat.checkpoint import write_json
+from pynanochat.errors import CheckpointError, UsageError
+from pynanochat.runtime import Ranks
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    run: str = ""
+    """Name of the run, a folder under runs/ (or a path with a slash); by default the preset's name."""
+    data: str = "toyworld"
+    """Where text comes from: toyworld, hub, hub:NAME or a folder with pretrain/ in it."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: str = "auto"
+    """What matrix products are computed in: auto, bf16 or fp32."""
+    seed: int = 0
+    """Seed of the weights and of the toy world."""
+    toyworld_entities: int = 0
+    """People, places and things of the toy world; 0 for its own default."""
+    toyworld_megabytes: float = 0.0
+    """Distinct toy-world text, in MB; 0 for its own default."""
+    hub_shards: int = 0
+    """Training shards to fetch from the Hub; 0 for as many as the training needs."""
+    price_per_hour: float = 0.0
+    """What the machine costs an hour, in dollars, for the report; 0 where it costs nothing."""
+
+    OPERATIONAL = frozenset({"run", "device", "price_per_hour"})
+
+
+class Run:
+    """A run's folder and settings. `tables` are the resolved settings by name: {"run": RunSettings, ...}."""
+
+    def __init__(self, folder: Path, tables: dict, ranks: Ranks | None = None):
+        self.folder, self.tables, self.ranks = folder, tables, ranks or Ranks.from_environment()
+        self.settings: RunSettings = tables["run"]
+        self._source = self._tokenizer = None
+
+    def stage_folder(self, stage: str) -> Path:
+        return self.folder / stage
+
+    def source(self):
+        """The data source of the run, opened once."""
+        if self._source is None:
+            from pynanochat.data.sources import open_source
+
+            s = self.settings
+            self._source = open_source(
+                s.data,
+                seed=s.seed,
+                toyworld_megabytes=s.toyworld_megabytes or None,
+                toyworld_entities=s.toyworld_entities or None,
+                shards=s.hub_shards or None,
+            )
+        return self._source
+
+    def tokenizer(self):
+        """The run's tokenizer, loaded once. Raises CheckpointError where it is not trained yet."""
+        if self._tokenizer is None:
+            from pynanochat.tokenizer import Tokenizer
+
+            folder = self.stage_folder("tokenizer")
+            if not (folder / "done.json").exists():
+                raise CheckpointError(
+                    f"{self.folder} has no tokenizer yet; run `pynanochat speedrun --run {self.folder.name}` "
+                    f"or `pynanochat tokenizer train --run {self.folder.name}` first"
+                )
+            self._tokenizer = Tokenizer.load(folder)
+        return self._tokenizer
+
+    def save_settings(self) -> None:
+        """Write settings.json (first rank)."""
+        if self.ranks.first:
+            write_json(self.folder / "settings.json", {k: dataclasses.asdict(v) for k, v in self.tables.items()})
+
+    def done(self, stage: str) -> dict | None:
+        """{"identity", "summary"} of a finished stage, or None."""
+        try:
+            return json.loads((self.stage_folder(stage) / "done.json").read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            file = self.stage_folder(stage) / "done.json"
+            raise CheckpointError(f"{file}: damaged; remove it or use --fresh") from error
+
+    def carry_out(self, stage) -> dict:
+        """Do a stage unless it is done for the same settings; its summary."""
+        identity = json.loads(json.dumps(stage.identity(self)))
+        before = self.done(stage.NAME)
+        if before is not None:
+            if changed := settings.differences(before["identity"], identity):
+                raise UsageError(
+                    f"{self.stage_folder(stage.NAME)} was made with other settings ({changed}); give those again, "
+                    "or another --run, or --fresh to begin anew"
+                )
+            self.say(f"{stage.NAME}: already done")
+            return before["summary"]
+        self.stage_folder(stage.NAME).mkdir(parents=True, exist_ok=True)
+        summary = stage.train(self)
+        if self.ranks.first:
+            write_json(self.stage_folder(stage.NAME) / "summary.json", summary)
+            write_json(self.stage_folder(stage.NAME) / "done.json", {"identity": identity, "summary": summary})
+        return summary
+
+    def forget(self, stage: str) -> None:
+        """Remove a stage's folder."""
+        if self.ranks.first:
+            shutil.rmtree(self.stage_folder(stage), ignore_errors=True)
+
+    def say(self, text: str) -> None:
+        if self.ranks.first:
+            print(text, flush=True)
+
+
+def run_folder(name: str) -> Path:
+    """The folder of run `name`: under runs/, unless the name is a path."""
+    return Path(name) if "/" in name else Path("runs") / name
