@@ -1,0 +1,206 @@
+"""The training loop: exact resumption, ranks, bad steps, signals, metrics."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from pynanochat import checkpoint
+from pynanochat.errors import CheckpointError, Interrupted, TrainingError
+from pynanochat.model import GPT, GPTConfig
+from pynanochat.optim import SCHEDULES, build_optimizer
+from pynanochat.runtime import Ranks
+from pynanochat.stages.loop import LoopSettings, TrainingLoop, truncate_metrics
+
+CONFIG = GPTConfig.from_depth(2, head_dim=16, vocab_size=97, sequence_len=16)
+ROWS = 2
+
+
+class Stream:
+    """Rows of tokens that depend only on the stream's number and its position."""
+
+    def __init__(self, number):
+        self.number, self.position = number, 0
+
+    def __next__(self):
+        generator = np.random.default_rng((self.number, self.position))
+        self.position += 1
+        return generator.integers(0, CONFIG.vocab_size, (ROWS, CONFIG.sequence_len + 1), dtype=np.int32)
+
+    def state_dict(self):
+        return {"position": self.position, "array": np.arange(self.position)}
+
+    def load_state_dict(self, state):
+        assert len(state["array"]) == state["position"]
+        self.position = state["position"]
+
+
+def make_loop(folder, *, steps=8, streams=2, ranks=None, identity=None, evaluate=None, **options):
+    ranks = ranks or Ranks()
+    model = GPT(CONFIG, seed=1)
+    return TrainingLoop(
+        name="pretrain",
+        folder=folder,
+        model=model,
+        optimizer=build_optimizer(model, "2026"),
+        schedule=SCHEDULES["2026"]["pretrain"],
+        streams={i: Stream(i) for i in range(ranks.rank, streams, ranks.world_size)},
+        stream_count=streams,
+        total_steps=steps,
+        options=LoopSettings(**{"eval_every": 2, "sample_every": 4, "save_every": 3, **options}),
+        identity=identity or {"depth": 2},
+        batch_tokens=streams * ROWS * CONFIG.sequence_len,
+        flops_per_token=1000,
+        peak_flops=1e9,
+        evaluate=evaluate or (lambda model: {"val_bpb": 1.0}),
+        sample=lambda model: [{"prompt": "a", "text": "b"}],
+        ranks=ranks,
+    )
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def weights(folder):
+    return checkpoint.latest(folder).tensors("model")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    summary = make_loop(folder).run()
+    return folder, summary
+
+
+def test_a_run_leaves_metrics_checkpoints_and_a_summary(whole):
+    folder, summary = whole
+    assert summary["steps"] == 8 and summary["tokens"] == 8 * 64 and summary["val_bpb"] == 1.0
+    assert sorted(losses(folder)) == list(range(1, 9))
+    assert [step for step, _ in checkpoint.steps(folder)] == [6, 8]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 7])
+def test_stopped_and_resumed_equals_uninterrupted(whole, tmp_path, stop):
+    with pytest.raises(Interrupted, match="the same command"):
+        make_loop(tmp_path, stop_after=stop).run()
+    make_loop(tmp_path).run()
+    assert losses(tmp_path) == losses(whole[0])
+    assert same(weights(tmp_path), weights(whole[0]))
+    assert same(checkpoint.latest(tmp_path).tensors("optimizer"), checkpoint.latest(whole[0]).tensors("optimizer"))
+
+
+def test_killed_between_checkpoints_goes_back_to_the_last(whole, tmp_path):
+    def die(model):
+        if die.calls == 2:
+            raise RuntimeError("killed")
+        die.calls += 1
+        return {"val_bpb": 1.0}
+
+    die.calls = 0
+    with pytest.raises(RuntimeError):
+        make_loop(tmp_path, evaluate=die).run()  # at step 4, after the checkpoint of step 3
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4]
+    make_loop(tmp_path).run()
+    assert losses(tmp_path) == losses(whole[0])
+    assert same(weights(tmp_path), weights(whole[0]))
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+    with pytest.raises(Interrupted):
+        make_loop(tmp_path, stop_after=2).run()
+    with pytest.raises(CheckpointError, match="depth 2 -> 3"):
+        make_loop(tmp_path, identity={"depth": 3}).run()
+
+
+def test_a_bad_step_changes_nothing(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path, steps=3)
+    poisoned = {1}
+    plain = loop._accumulate
+
+    def accumulate():
+        loss = plain()
+        return loss * float("nan") if loop.step in poisoned else loss
+
+    monkeypatch.setattr(loop, "_accumulate", accumulate)
+    before = {}
+    original = loop._one_step
+
+    def one_step():
+        before[loop.step] = {k: v.clone() for k, v in loop.model.state_dict().items()}
+        original()
+
+    monkeypatch.setattr(loop, "_one_step", one_step)
+    summary = loop.run()
+    assert summary["skipped_steps"] == 1
+    assert same(before[1], before[2]) and not same(before[0], before[1])
+
+
+def test_bad_steps_in_a_row_roll_back_and_then_give_up(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path, steps=40, save_every=2, max_bad_steps=2, max_rollbacks=1)
+    plain = loop._accumulate
+    monkeypatch.setattr(loop, "_accumulate", lambda: plain() * (float("inf") if loop.step >= 3 else 1.0))
+    with pytest.raises(TrainingError, match="--lr-scale"):
+        loop.run()
+    assert loop.rollbacks == 2
+    assert same(weights(tmp_path), loop.model.state_dict())
+
+
+def test_sigterm_saves_and_says_how_to_resume(whole, tmp_path):
+    def stop(model):
+        if loop.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"val_bpb": 1.0}
+
+    loop = make_loop(tmp_path, evaluate=stop)
+    with pytest.raises(Interrupted, match="step 5 of 8"):
+        loop.run()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    make_loop(tmp_path).run()
+    assert same(weights(tmp_path), weights(whole[0]))
+
+
+def test_metrics_are_cut_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 1}\n{"step": 2, "loss": 1}\n{"step": 3}\n{"step": 2, "lo')
+    truncate_metrics(path, 2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+RANK = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from pynanochat import runtime
+from test_loop import make_loop
+ranks = runtime.Ranks.from_environment()
+runtime.init_distributed(ranks, torch.device("cpu"))
+make_loop(Path(sys.argv[1]), ranks=ranks).run()
+"""
+
+
+def test_two_gloo_ranks_give_the_losses_of_one_process(whole, tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(textwrap.dedent(RANK))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    folder = tmp_path / "two"
+    done = subprocess.run([*command, str(folder), os.path.dirname(__file__)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = losses(whole[0]), losses(folder)
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-4)
+    state = checkpoint.latest(folder)
+    assert {f.name for f in state.folder.iterdir()} >= {"loader_0.json", "loader_1.json"}
