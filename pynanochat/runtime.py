@@ -104,6 +104,24 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def keep_freed_memory() -> None:
+    """Let the C allocator keep what is freed instead of giving it back to the kernel.
+
+    A training step on a CPU allocates the same large blocks again and again; without this each comes as fresh pages that
+    the kernel must fault in and clear, which took half of the step's time where it was measured. Only glibc has the
+    switch; elsewhere nothing changes.
+    """
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
+    except (OSError, AttributeError):
+        pass
+
+
 def cpu_threads() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

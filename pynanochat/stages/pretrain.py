@@ -134,6 +134,8 @@ def train(run) -> dict:
     wanted = _with_recorded_rows(run)
     device = runtime.pick_device(run.settings.device, ranks)
     runtime.init_distributed(ranks, device)
+    if device.type == "cpu":
+        runtime.keep_freed_memory()
     runtime.seed_everything(run.settings.seed)
     tokenizer = run.tokenizer()
     what = plan(wanted, len(tokenizer), device, ranks.world_size)
