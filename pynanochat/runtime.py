@@ -107,9 +107,9 @@ def seed_everything(seed: int) -> None:
 def keep_freed_memory() -> None:
     """Let the C allocator keep what is freed instead of giving it back to the kernel.
 
-    A training step on a CPU allocates the same large blocks again and again; without this each comes as fresh pages that
-    the kernel must fault in and clear, which took half of the step's time where it was measured. Only glibc has the
-    switch; elsewhere nothing changes.
+    A training step on a CPU allocates the same large blocks again and again; without this each comes as fresh pages
+    that the kernel must fault in and clear, which took half of the step's time where it was measured. Only glibc has
+    the switch; elsewhere nothing changes.
     """
     import ctypes
 

@@ -50,6 +50,8 @@ def carry_out(run, processes: int, fresh: bool) -> None:
         for stage in STAGES:
             run.forget(stage.NAME)
     run.source()  # data that cannot be had should say so before anything is written
+    for stage in STAGES:
+        run.check(stage)
     run.save_settings()
     write_json(run.folder / "environment.json", environment.describe_environment())
     for stage in STAGES:

@@ -70,6 +70,7 @@ def pretrain_main(argv: list[str]) -> None:
         return
     if flags.fresh:
         run.forget("pretrain")
+    run.check(pretrain)
     run.save_settings()
     run.carry_out(pretrain)
 

@@ -16,7 +16,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pynanochat import settings
+from pynanochat import checkpoint, settings
 from pynanochat.checkpoint import write_json
 from pynanochat.errors import CheckpointError, UsageError
 from pynanochat.runtime import Ranks
@@ -101,18 +101,33 @@ class Run:
             file = self.stage_folder(stage) / "done.json"
             raise CheckpointError(f"{file}: damaged; remove it or use --fresh") from error
 
+    def check(self, stage) -> None:
+        """Raise UsageError where the stage is done or begun with settings that are not these."""
+        folder = self.stage_folder(stage.NAME)
+        done = self.done(stage.NAME)
+        if done is not None:
+            before = done["identity"]
+        elif found := checkpoint.latest(folder):
+            before = found.state("state")["identity"]
+        else:
+            return
+        if changed := settings.differences(before, before | self._identity(stage)):
+            raise UsageError(
+                f"{folder} was made with other settings ({changed}); give those again, "
+                "or another --run, or --fresh to begin anew"
+            )
+
+    def _identity(self, stage) -> dict:
+        return json.loads(json.dumps(stage.identity(self)))
+
     def carry_out(self, stage) -> dict:
         """Do a stage unless it is done for the same settings; its summary."""
-        identity = json.loads(json.dumps(stage.identity(self)))
+        self.check(stage)
         before = self.done(stage.NAME)
         if before is not None:
-            if changed := settings.differences(before["identity"], identity):
-                raise UsageError(
-                    f"{self.stage_folder(stage.NAME)} was made with other settings ({changed}); give those again, "
-                    "or another --run, or --fresh to begin anew"
-                )
             self.say(f"{stage.NAME}: already done")
             return before["summary"]
+        identity = self._identity(stage)
         self.stage_folder(stage.NAME).mkdir(parents=True, exist_ok=True)
         summary = stage.train(self)
         if self.ranks.first:

@@ -1,0 +1,136 @@
+"""The main job as a user runs it, on a toy world small enough for a test."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pynanochat import checkpoint
+
+SMALL = [
+    "--preset", "toy", "--toyworld-megabytes", "0.3", "--vocab-size", "400", "--depth", "2", "--head-dim", "16",
+    "--sequence-len", "64", "--batch-tokens", "256", "--device-rows", "2", "--steps", "12", "--eval-tokens", "1024",
+    "--eval-every", "5", "--sample-every", "6", "--save-every", "4", "--buffer-documents", "50",
+]  # fmt: skip
+RESULT = [f"pretrain/checkpoints/step_000012/{name}.safetensors" for name in ("model", "optimizer")]
+
+
+def speedrun(folder, *flags, **kwargs):
+    return subprocess.run(command(folder, *flags), capture_output=True, text=True, **kwargs)
+
+
+def command(folder, *flags):
+    return [sys.executable, "-m", "pynanochat.speedrun", "--run", str(folder), *SMALL, *flags]
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "pretrain/metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+def same_result(a, b):
+    assert losses(a) == losses(b)
+    for name in RESULT:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = speedrun(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def test_it_ends_with_the_report_and_the_next_command(whole):
+    folder, done = whole
+    assert f"report: {folder / 'report.md'}" in done.stdout
+    assert "pynanochat chat --run" in done.stdout
+    assert (folder / "report.html").stat().st_size > 1000
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["pretrain"]["depth"] == 2
+    state = checkpoint.latest(folder / "pretrain").state("state")
+    assert state["identity"]["tokenizer_hash"] and state["identity"]["data_hash"] and "seed" in state["identity"]
+
+
+def test_the_loss_falls(whole):
+    curve = [loss for _, loss in losses(whole[0])]
+    assert curve[-1] < curve[0] - 0.1
+
+
+def test_done_stages_are_skipped(whole):
+    again = speedrun(whole[0])
+    assert again.returncode == 0
+    assert "tokenizer: already done" in again.stdout and "pretrain: already done" in again.stdout
+
+
+def test_other_settings_for_a_finished_run_are_refused(whole):
+    before = (whole[0] / "settings.json").read_text()
+    other = speedrun(whole[0], "--depth", "3")
+    assert other.returncode == 2
+    assert "depth 2 -> 3" in other.stderr and "--fresh" in other.stderr and other.stderr.count("\n") == 1
+    assert (whole[0] / "settings.json").read_text() == before
+
+
+def test_fresh_begins_anew_and_gives_the_same(whole, tmp_path):
+    folder = tmp_path / "run"
+    assert speedrun(folder, "--steps", "3").returncode == 0
+    assert speedrun(folder, "--fresh").returncode == 0
+    same_result(folder, whole[0])
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(whole, tmp_path):
+    folder = tmp_path / "run"
+    moments = random.Random(7)
+    kills = 0
+    for _ in range(60):
+        process = subprocess.Popen(command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if kills < 10:
+            # Wait until the run writes something of its own, then a little longer: kills fall all over the work.
+            before = progress(folder)
+            while progress(folder) == before and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(moments.random() * 0.4)
+            if process.poll() is None:
+                process.kill()
+                kills += 1
+                process.communicate()
+                continue
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        break
+    assert kills == 10
+    same_result(folder, whole[0])
+
+
+def progress(folder):
+    return sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*") if f.is_file()) if folder.exists() else []
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_goes_on(whole, tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (folder / "pretrain/metrics.jsonl").exists() or len(losses(folder)) < 2:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    if process.returncode:  # it may just have finished
+        assert process.returncode == 130 and "the same command goes on" in errors and errors.count("\n") == 1
+    assert speedrun(folder).returncode == 0
+    same_result(folder, whole[0])
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(whole, tmp_path):
+    folder = tmp_path / "run"
+    done = speedrun(folder, "--processes", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for (step, one), (_, two) in zip(losses(whole[0]), losses(folder), strict=True):
+        assert abs(one - two) < 5e-3, step
