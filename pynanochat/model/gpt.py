@@ -119,9 +119,13 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.copy_(_initial(name, parameter.shape, self.config, generator))
 
-    def forward(self, ids, targets=None, *, cache=None, reduction: str = "mean"):
-        """Logits (B, T, V) fp32, or with `targets` the loss in nats (ignored where -1); "none" gives (B, T) losses."""
+    def forward(self, ids, targets=None, *, cache=None, last: bool = False, reduction: str = "mean"):
+        """Logits (B, T, V) fp32, or with `targets` the loss in nats (ignored where -1); "none" gives (B, T) losses.
+
+        `last` gives the logits of the last position alone, (B, 1, V): a prefill needs no others.
+        """
         x = self._hidden(ids, cache)
+        x = x[:, -1:] if last else x
         c = self.config
         if targets is None:
             logits = ops.linear(x, self.lm_head.weight)[..., : c.vocab_size].float()

@@ -1,0 +1,200 @@
+"""The engine: a model and its tokenizer, from prompts to tokens, text or events.
+
+    engine = Engine.load("runs/toy")                                  newest stage of a run
+    for piece in engine.chat([{"role": "user", "content": "hi"}]): print(piece, end="")
+    engine.complete("The capital of")                                 a string
+    engine.generate(ids, samples=4)                                   Token by Token, as they are made
+    engine.generate_batch([ids, ids2], samples=4)                     whole answers of many prompts, decoded together
+
+In fp32 the greedy tokens are those of the model run naively over the whole text, whatever else is in the batch.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from pynanochat.engine.batch import Batch, Sequence, Token
+from pynanochat.engine.conversation import fit
+from pynanochat.engine.events import Event, EventReader
+from pynanochat.engine.sampler import Sampling
+from pynanochat.errors import UsageError
+
+MOST_ROWS = 64
+"""Sequences that generate_batch decodes at once."""
+
+
+@dataclass
+class Generated:
+    """One whole answer."""
+
+    ids: list[int] = field(default_factory=list)
+    """Its tokens, without the stop token."""
+    forced: list[bool] = field(default_factory=list)
+    """For each token: it is tool output that was put in, the model did not choose it."""
+    finish: str = ""
+    """ "stop" or "length"."""
+    stop_id: int | None = None
+    """The stop token that ended it."""
+
+
+class Engine:
+    """Generates with `model` (a GPT in eval mode) and `tokenizer`. `stage` says what the model was trained to do."""
+
+    def __init__(self, model, tokenizer, stage: str = ""):
+        self.model, self.tokenizer, self.stage = model, tokenizer, stage
+        self.context = model.config.sequence_len
+        special = tokenizer.special_tokens
+        self.default_stop = frozenset((special["<|assistant_end|>"], special["<|bos|>"]))
+
+    @classmethod
+    def load(cls, run_folder, stage: str | None = None, *, device="cpu", compute_dtype=torch.float32) -> "Engine":
+        """The newest stage of the run in `run_folder`, or its `stage`. Raises CheckpointError where there is none."""
+        from pathlib import Path
+
+        from pynanochat.checkpoint import load_model
+        from pynanochat.tokenizer import Tokenizer
+
+        model, stage = load_model(run_folder, stage, device=device, compute_dtype=compute_dtype)
+        if compute_dtype != torch.float32:
+            for parameter in model.parameters():  # not the rotary tables: positions need all their digits
+                parameter.data = parameter.data.to(compute_dtype)
+        return cls(model, Tokenizer.load(Path(run_folder) / "tokenizer"), stage)
+
+    def generate(
+        self,
+        prompt_ids: list[int],
+        *,
+        samples: int = 1,
+        max_tokens: int = 512,
+        temperature: float = 0.8,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_tokens: Iterable[int] | None = None,
+        tools: bool = True,
+    ) -> Iterator[Token]:
+        """Continue a prompt `samples` times, yielding each Token as it is made; Token.row is the sample's number.
+
+        Each sample ends on a stop token (default <|assistant_end|> and <|bos|>), after max_tokens, or where the context
+        is full; its last Token has a `finish`. Without a seed every call differs. Raises UsageError for an empty or
+        over-long prompt and for settings out of range. Closing the iterator ends the work.
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        sequences = self._sequences(prompt_ids, 0, samples, max_tokens, sampling, _seed(seed), stop_tokens)
+        return self._run(prompt_ids, sequences, tools)
+
+    def _run(self, prompt_ids, sequences, tools):
+        batch = Batch(self.model, self.tokenizer)
+        batch.add(prompt_ids, sequences, tools)
+        while batch.busy:
+            for _, token in batch.step():
+                yield token
+
+    def generate_batch(
+        self,
+        prompts: list[list[int]],
+        *,
+        samples: int = 1,
+        max_tokens: int = 512,
+        temperature: float = 0.8,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_tokens: Iterable[int] | None = None,
+        tools: bool = True,
+        rows: int = MOST_ROWS,
+    ) -> list[list[Generated]]:
+        """Answers to many prompts of any lengths, about `rows` at a time: result[prompt][sample].
+
+        A prompt's answers for a seed are those that `generate` gives it alone; other settings as there.
+        """
+        sampling, seed = Sampling(temperature, top_k, top_p), _seed(seed)
+        results = [[Generated() for _ in range(samples)] for _ in prompts]
+        waiting = [
+            (prompt, self._sequences(prompt, i * samples, samples, max_tokens, sampling, seed, stop_tokens))
+            for i, prompt in enumerate(prompts)
+        ]
+        waiting.reverse()
+        batch = Batch(self.model, self.tokenizer)
+        while waiting or batch.busy:
+            while waiting and (not batch.busy or batch.rows + samples <= rows):
+                batch.add(*waiting.pop(), tools)
+            for _, token in batch.step():
+                _note(results[token.row // samples][token.row % samples], token)
+        return results
+
+    def complete(self, text: str, **settings) -> str:
+        """The model's continuation of `text`; settings as of `generate`."""
+        return "".join(e.text for e in self.complete_events(text, **settings) if e.kind == "text")
+
+    def complete_events(self, text: str, **settings) -> Iterator[Event]:
+        """The continuation of `text` as events, while it is made; settings as of `generate`."""
+        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        return self._events(ids, [], settings)
+
+    def chat(self, messages: list[dict], **settings) -> Iterator[str]:
+        """The pieces of the assistant's answer as text; messages are {"role", "content"}, settings as of `generate`."""
+        return (event.text for event in self.chat_events(messages, **settings) if event.kind == "text")
+
+    def chat_events(self, messages: list[dict], **settings) -> Iterator[Event]:
+        """The assistant's answer as events: text, tool calls, tool outputs, notices, and one "end" at last.
+
+        A conversation that leaves too little room in the context loses its oldest turns, which a "notice" says.
+        Raises UsageError where the last message alone is too long.
+        """
+        wanted = settings.get("max_tokens", 512)
+        ids, dropped = fit(self.tokenizer, messages, self.context, wanted)
+        notices = []
+        if dropped:
+            turns = "turn was" if dropped == 1 else f"{dropped} turns were"
+            notices = [Event("notice", f"The oldest {turns} dropped: the context holds {self.context:,} tokens.")]
+        return self._events(ids, notices, settings)
+
+    def _events(self, ids, notices, settings):
+        """Checks now, then yields as the tokens come."""
+        tokens = self.generate(ids, **settings, samples=1)
+        return self._read(tokens, notices)
+
+    def _read(self, tokens, notices):
+        yield from notices
+        reader = EventReader(self.tokenizer)
+        for token in tokens:
+            if token.finish != "stop":
+                yield from reader.read(token)
+            if token.finish:
+                yield from reader.close(token.finish)
+
+    def _sequences(self, prompt, first_row, samples, max_tokens, sampling, seed, stop_tokens):
+        """The checked sequences that continue `prompt`, numbered from first_row."""
+        if samples < 1 or max_tokens < 1:
+            raise UsageError(f"samples={samples}, max_tokens={max_tokens}: both must be at least 1")
+        if not prompt:
+            raise UsageError("the prompt is empty: begin it with <|bos|>")
+        if len(prompt) >= self.context:
+            raise UsageError(
+                f"the prompt has {len(prompt):,} tokens and the model's context is {self.context:,}, "
+                f"its answer included: shorten the prompt to {self.context - 1:,} tokens"
+            )
+        if not 0 <= min(prompt) <= max(prompt) < self.model.config.vocab_size:
+            raise UsageError(
+                f"the prompt has token ids from {min(prompt)} to {max(prompt)}: "
+                f"the model's are 0 to {self.model.config.vocab_size - 1}"
+            )
+        stop = self.default_stop if stop_tokens is None else frozenset(stop_tokens)
+        room = min(max_tokens, self.context - len(prompt))
+        return [Sequence(first_row + i, sampling, seed, i, room, stop) for i in range(samples)]
+
+
+def _seed(seed):
+    return secrets.randbits(63) if seed is None else int(seed)
+
+
+def _note(result, token):
+    result.finish = token.finish
+    if token.finish == "stop":
+        result.stop_id = token.id
+    else:
+        result.ids.append(token.id)
+        result.forced.append(token.forced)

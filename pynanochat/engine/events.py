@@ -1,0 +1,54 @@
+"""Tokens as people see them: text, tool calls and their outputs, without special tokens or halves of characters."""
+
+import codecs
+from typing import NamedTuple
+
+
+class Event(NamedTuple):
+    """Something to show.
+
+    kind "text": a piece of the answer; "tool_call": a whole expression; "tool_output": a whole result;
+    "notice": something the reader should know, such as dropped turns; "end": text is "stop" or "length".
+    """
+
+    kind: str
+    text: str
+    forced: bool = False
+    """Of a tool_output: it came from the tool. The model may also write one by itself."""
+
+
+class EventReader:
+    """Turns the tokens of one sequence into events: `read` each one, then `close`."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        special = tokenizer.special_tokens
+        self._special = frozenset(special.values())
+        self._opens = {special["<|python_start|>"]: "tool_call", special["<|output_start|>"]: "tool_output"}
+        self._kind = "text"
+        self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+
+    def read(self, token) -> list[Event]:
+        """The events that `token` (a batch.Token) completes."""
+        if token.id not in self._special:
+            piece = self._bytes.decode(self.tokenizer.decode_bytes([token.id]))
+            if self._kind == "text":
+                return [Event("text", piece)] if piece else []
+            self._held += piece
+            return []
+        events = self._flush(token.forced)
+        self._kind = self._opens.get(token.id, "text")
+        return events
+
+    def close(self, finish: str) -> list[Event]:
+        """The rest, and the end."""
+        return [*self._flush(False), Event("end", finish)]
+
+    def _flush(self, forced):
+        """The event under way, with an unfinished character as U+FFFD."""
+        text = self._held + self._bytes.decode(b"", final=True)
+        self._held = ""
+        if self._kind == "text":
+            return [Event("text", text)] if text else []
+        return [Event(self._kind, text, forced and self._kind == "tool_output")]

@@ -1,0 +1,58 @@
+"""A tokenizer whose tokens are bytes, and small models with lively weights."""
+
+import torch
+
+from pynanochat.model import GPT, GPTConfig
+
+NAMES = "bos user_start user_end assistant_start assistant_end python_start python_end output_start output_end"
+SPECIALS = [f"<|{name}|>" for name in NAMES.split(" ")]
+
+
+class ByteTokenizer:
+    """Ids 0-255 are bytes, then the nine specials."""
+
+    special_tokens = {name: 256 + i for i, name in enumerate(SPECIALS)}  # noqa: RUF012
+    bos_id = 256
+
+    def __len__(self):
+        return 256 + len(SPECIALS)
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode_bytes(self, ids):
+        return bytes(ids)
+
+
+def small_model(seed=0, arch="2026", **fields):
+    """A model of three layers with no zero weights left, so that every part of it shows in the logits."""
+    fields = {"n_kv_head": 2, "vocab_size": 265, "sequence_len": 96, "n_layer": 3, "n_head": 4, "n_embd": 64} | fields
+    model = GPT(GPTConfig.from_depth(3, arch, head_dim=16, **fields), seed=seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() == 1 or parameter.std() < 0.02:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.eval()
+
+
+class Scripted:
+    """Stands for a model: after n tokens of answer it is sure of script[n], whatever the prompt says."""
+
+    def __init__(self, script, prompt_length, context=256):
+        self.script, self.prompt_length = script, prompt_length
+        self.config = GPTConfig.from_depth(1, head_dim=16, vocab_size=265, sequence_len=context)
+        self.compute_dtype = torch.float32
+        self.lm_head = torch.nn.Linear(1, 1)
+        self.seen = []
+
+    def __call__(self, ids, *, cache, last=False):
+        c = self.config
+        zeros = torch.zeros(*ids.shape, c.n_kv_head, c.head_dim)
+        cache.update(0, zeros, zeros)
+        cache.advance(ids.size(1))
+        self.seen += ids[0].tolist()
+        logits = torch.zeros(ids.size(0), ids.size(1), 265)
+        for row, count in enumerate(cache.counts):
+            logits[row, -1, self.script[count - self.prompt_length]] = 100.0
+        return logits
