@@ -106,7 +106,7 @@ def curves_and_samples(stage: StageFiles) -> list:
     rounds = [(step, pairs) for step, pairs in stage.samples() if pairs]
     if rounds:
         step, pairs = rounds[-1]
-        blocks += [Heading("Samples", 3), Samples([(f"step {step:,}", prompt, text) for prompt, text in pairs])]
+        blocks += [Heading(f"Samples at step {step:,}", 3), Samples([("", prompt, text) for prompt, text in pairs])]
     if len(rounds) > 1:
         chosen = [rounds[i] for i in sorted({0, len(rounds) // 3, 2 * len(rounds) // 3, len(rounds) - 1})]
         first = [(f"step {step:,}", *pairs[0]) for step, pairs in chosen]

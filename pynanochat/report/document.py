@@ -73,7 +73,8 @@ def _markdown_samples(samples: Samples) -> str:
     for label, prompt, text in samples.items:
         # a fence longer than any run of backticks within
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", prompt + text)), default=0))
-        parts.append(f"{_plain(label)}\n\n{fence}text\n{prompt}▸{text}\n{fence}\n")
+        above = f"{_plain(label)}\n\n" if label else ""
+        parts.append(f"{above}{fence}text\n{prompt}▸{text}\n{fence}\n")
     return "\n".join(parts)
 
 
@@ -94,11 +95,12 @@ def _html_table(table: Table) -> str:
 
 
 def _html_samples(samples: Samples) -> str:
-    return "\n".join(
-        f'<figure class="sample"><figcaption>{html.escape(label)}</figcaption>'
-        f"<pre><b>{html.escape(prompt)}</b>{html.escape(text)}</pre></figure>"
-        for label, prompt, text in samples.items
-    )
+    parts = []
+    for label, prompt, text in samples.items:
+        above = f"<figcaption>{html.escape(label)}</figcaption>" if label else ""
+        body = f"<pre><b>{html.escape(prompt)}</b>{html.escape(text)}</pre>"
+        parts.append(f'<figure class="sample">{above}{body}</figure>')
+    return "\n".join(parts)
 
 
 def _html_picture(picture: Picture) -> str:

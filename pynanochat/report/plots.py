@@ -1,6 +1,7 @@
 """The curves of a stage as PNG bytes: training loss on the left, validation bits per byte on the right."""
 
 import io
+import itertools
 
 from pynanochat.report.read import StageFiles
 
@@ -27,22 +28,20 @@ def draw_curves(stage: StageFiles) -> bytes | None:
             _frame(axes, losses, "training loss", "nats per token")
         else:
             axes.plot(val_steps, bpb, color=ACCENT, linewidth=1.6, marker="o", markersize=3.5)
-            axes.annotate(
-                f"{bpb[-1]:.4f}", (val_steps[-1], bpb[-1]), (0, 8), textcoords="offset points", ha="right", color=ACCENT
-            )
-            _frame(axes, bpb, "validation", "bits per byte")
+            _frame(axes, bpb, f"validation, {bpb[-1]:.4f} at the end", "bits per byte")
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     return png.getvalue()
 
 
 def smooth(values: list[float]) -> list[float]:
-    """Running mean with a memory of a fiftieth of the run, unbiased at the start."""
-    keep = 1 - 1 / max(2, len(values) / 50)
-    average, weight, result = 0.0, 0.0, []
-    for value in values:
-        average, weight = keep * average + (1 - keep) * value, keep * weight + (1 - keep)
-        result.append(average / weight)
+    """Mean of a fortieth of the run around each value, less at both ends: it does not trail a falling curve."""
+    sums = [0.0, *itertools.accumulate(values)]
+    last = len(values) - 1
+    result = []
+    for i in range(len(values)):
+        reach = min(max(1, len(values) // 80), i, last - i)
+        result.append((sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1))
     return result
 
 

@@ -257,4 +257,8 @@ def test_duration_and_smoothing():
     ]
     assert smooth([3.0] * 500) == pytest.approx([3.0] * 500)
     noisy = [5.0 + (-1) ** i for i in range(500)]
-    assert max(abs(v - 5.0) for v in smooth(noisy)[50:]) < 0.2
+    assert max(abs(v - 5.0) for v in smooth(noisy)[50:-50]) < 0.2
+    falling = [1000.0 - i for i in range(500)]
+    assert smooth(falling) == pytest.approx(falling)
+    assert smooth([]) == []
+    assert smooth([1.0, 3.0]) == [1.0, 3.0]
