@@ -57,6 +57,10 @@ def open_source(
         from pynanochat.data.toyworld import ToyWorldSource
 
         return ToyWorldSource(seed=seed, megabytes=toyworld_megabytes, entities=toyworld_entities)
+    if spec == "hub" or spec.startswith("hub:"):
+        from pynanochat.data.hub import fetch
+
+        return fetch(spec[4:] or None, shards=shards, cache_dir=cache_dir)
     if not Path(spec).is_dir():
         raise DataError(f"--data {spec}: no such folder; use toyworld, hub, hub:NAME or a folder with pretrain/ in it")
     return FolderSource.open(spec)
@@ -79,7 +83,7 @@ def check_split(split: str) -> None:
 class FolderSource:
     """Shards on disk. `train` and `val` are lists of paths; equal lists of one file mean that it is divided."""
 
-    def __init__(self, name: str, train: list[Path], val: list[Path], digests: dict[str, str] | None = None):
+    def __init__(self, name: str, train: list[Path], val: list[Path], digests: dict[Path, str] | None = None):
         self.name = name
         self.divided = train == val
         self._digests = digests or {}
@@ -113,7 +117,7 @@ class FolderSource:
         if self._hash is None:
             every = [(split, shard) for split in SPLITS for shard in self._shards[split]]
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                digests = list(pool.map(lambda item: self._digests.get(item[1].name) or digest(item[1].path), every))
+                digests = list(pool.map(lambda item: self._digests.get(item[1].path) or digest(item[1].path), every))
             lines = [f"{split} {s.name} {s.size} {d}\n" for (split, s), d in zip(every, digests, strict=True)]
             self._hash = hashlib.sha256("".join(lines).encode()).hexdigest()
         return self._hash
