@@ -1,0 +1,92 @@
+// Text to token ids.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "bpe/merge.h"
+#include "bpe/piece_cache.h"
+#include "bpe/threads.h"
+#include "bpe/vocabulary.h"
+
+namespace pynanochat::bpe {
+
+// A growing run of ids whose new memory is not set to zero first.
+class IdBuffer {
+  public:
+    // Room for `more` ids at the end.
+    Id* reserve(std::size_t more) {
+        if (size_ + more > capacity_) grow(size_ + more);
+        return data_.get() + size_;
+    }
+    void advance(std::size_t n) { size_ += n; }
+    void clear() { size_ = 0; }
+    std::size_t size() const { return size_; }
+    const Id* data() const { return data_.get(); }
+
+  private:
+    void grow(std::size_t needed);
+    std::unique_ptr<Id[]> data_;
+    std::size_t size_ = 0, capacity_ = 0;
+};
+
+// Safe to use from several threads at once; each call borrows a workspace (a cache of pieces and scratch memory, a
+// few MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.
+class Encoder {
+  public:
+    explicit Encoder(const std::vector<std::string_view>& tokens) : vocabulary_(tokens) {}
+
+    const Vocabulary& vocabulary() const { return vocabulary_; }
+
+    // Appends the ids of `text`, valid UTF-8, all of it ordinary text.
+    void encode(std::string_view text, IdBuffer& out) const;
+
+    // Calls done(i, ids) for every text, from `threads` threads, in no particular order.
+    template <class Done>
+    void encode_batch(std::span<const std::string_view> texts, unsigned threads, Done done) const;
+
+  private:
+    struct Workspace {
+        explicit Workspace(const Vocabulary& vocabulary) : merger(vocabulary) {}
+        PieceCache cache;
+        Merger merger;
+    };
+    class Lease {
+      public:
+        Lease(const Encoder& encoder, std::unique_ptr<Workspace> workspace)
+            : encoder_(encoder), workspace_(std::move(workspace)) {}
+        Lease(Lease&&) = default;
+        ~Lease();
+        Workspace& workspace() const { return *workspace_; }
+
+      private:
+        const Encoder& encoder_;
+        std::unique_ptr<Workspace> workspace_;
+    };
+    Lease borrow() const;
+    void encode(std::string_view text, IdBuffer& out, Workspace& workspace) const;
+    std::size_t encode_piece(std::string_view piece, Id* out, Workspace& workspace) const;
+
+    Vocabulary vocabulary_;
+    mutable std::mutex mutex_;
+    mutable std::vector<std::unique_ptr<Workspace>> idle_;
+};
+
+template <class Done>
+void Encoder::encode_batch(std::span<const std::string_view> texts, unsigned threads, Done done) const {
+    run_threads(threads, texts.size(), [&](std::atomic<std::size_t>& next) {
+        const Lease lease = borrow();
+        IdBuffer ids;
+        for (std::size_t i; (i = next.fetch_add(1)) < texts.size();) {
+            ids.clear();
+            encode(texts[i], ids, lease.workspace());
+            done(i, std::span<const Id>(ids.data(), ids.size()));
+        }
+    });
+}
+
+}  // namespace pynanochat::bpe

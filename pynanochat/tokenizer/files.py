@@ -1,0 +1,158 @@
+"""The files of a tokenizer: tokenizer.json (Hugging Face), tokenizer_config.json (chat template), token_bytes.json.
+
+`write` and `read` are used by `Tokenizer.save` and `Tokenizer.load`. tokenizer.json holds everything needed;
+token_bytes.json holds the byte length of each token (0 for special tokens) for whoever computes bits per byte without
+this package, and the tokenizer's hash, which `read` hands back to be compared.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from pynanochat.errors import DataError
+
+TOKENIZER, CONFIG, LENGTHS = "tokenizer.json", "tokenizer_config.json", "token_bytes.json"
+
+# Renders messages as render_conversation does. Python 'python' and 'python_output' parts keep their delimiters.
+CHAT_TEMPLATE = """\
+{{- '<|bos|>' -}}
+{%- set skip = 1 if messages[0].role == 'system' else 0 -%}
+{%- for message in messages[skip:] -%}
+{%- if message.role == 'user' -%}
+{{- '<|user_start|>' -}}
+{%- if loop.first and skip -%}{{- messages[0].content + '\\n\\n' -}}{%- endif -%}
+{{- message.content + '<|user_end|>' -}}
+{%- else -%}
+{{- '<|assistant_start|>' -}}
+{%- if message.content is string -%}
+{{- message.content -}}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'python' -%}{{- '<|python_start|>' + part.text + '<|python_end|>' -}}
+{%- elif part.type == 'python_output' -%}{{- '<|output_start|>' + part.text + '<|output_end|>' -}}
+{%- else -%}{{- part.text -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|assistant_end|>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant_start|>' -}}{%- endif -%}"""
+
+
+def _alphabet() -> list[str]:
+    """The character that stands for each byte in tokenizer.json: itself where it prints, else one from U+0100 on."""
+    prints = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in prints else chr(next(spare)) for byte in range(256)]
+
+
+_LETTER_OF = _alphabet()
+_BYTE_OF = {letter: byte for byte, letter in enumerate(_LETTER_OF)}
+
+
+def _spell(token: bytes) -> str:
+    return "".join(_LETTER_OF[byte] for byte in token)
+
+
+def _unspell(text: str) -> bytes:
+    return bytes(_BYTE_OF[letter] for letter in text)
+
+
+def write(
+    folder: Path,
+    tokens: list[bytes],
+    merges: list[tuple[int, int] | None],
+    special_tokens: dict[str, int],
+    pattern: str,
+    digest: str,
+) -> None:
+    """Write the three files, each under a temporary name first, so that none is ever half there."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    specials = sorted(special_tokens.items(), key=lambda item: item[1])
+    spelled = [_spell(token) for token in tokens]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": id, "content": name, **flags} for name, id in specials],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": {text: id for id, text in enumerate(spelled) if text},
+            "merges": [[spelled[pair[0]], spelled[pair[1]]] for pair in merges if pair],
+        },
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|bos|>",
+        "eos_token": "<|assistant_end|>",
+        "pad_token": "<|assistant_end|>",
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _put(folder / TOKENIZER, content)
+        _put(folder / CONFIG, config)
+        _put(folder / LENGTHS, {"sha256": digest, "lengths": [len(token) for token in tokens]})
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written: {error.strerror}; free the disk or choose another folder"
+        ) from None
+
+
+def _put(path: Path, content: dict) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read(folder: Path, pattern: str) -> tuple[list[bytes], dict[str, int], list[tuple[int, int]], str | None]:
+    """(tokens by id, special tokens, the two ids of each merge, hash or None where token_bytes.json is not there)."""
+    content = _get(folder / TOKENIZER)
+    if content is None:
+        raise DataError(f"{folder / TOKENIZER} is not there; train a tokenizer first: pynanochat tokenizer train")
+    try:
+        found = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        if found != pattern:
+            raise DataError(
+                f"{folder / TOKENIZER} splits text by another pattern ({found}); train a tokenizer here instead"
+            )
+        ids = {text: int(id) for text, id in content["model"]["vocab"].items()}
+        special_tokens = {token["content"]: int(token["id"]) for token in content["added_tokens"]}
+        tokens = [b""] * (max([*ids.values(), *special_tokens.values()]) + 1)
+        for text, id in ids.items():
+            if id < 0 or tokens[id]:
+                raise ValueError(f"id {id}")
+            tokens[id] = _unspell(text)
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
+        merges = [(ids[left], ids[right]) for left, right in pairs]
+        lengths = _get(folder / LENGTHS)
+        return tokens, special_tokens, merges, lengths and lengths["sha256"]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, MemoryError) as error:
+        raise DataError(
+            f"{folder / TOKENIZER} is not a byte-level BPE tokenizer of this package ({error!r}); "
+            "train or copy it again"
+        ) from None
+
+
+def _get(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); it may be cut short: train or copy it again") from None
