@@ -39,61 +39,82 @@ _norm = functools.partial(torch.linalg.vector_norm, keepdim=True)
 
 
 def iterate(x, coefficients):
-    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same."""
+    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) or (R, C) -> same."""
     tall = x.size(-2) > x.size(-1)
-    x = x.mT.contiguous() if tall else x
+    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for a, b, c in coefficients:
-        gram = x @ x.mT
-        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, gram, x, beta=a)
-    return x.mT if tall else x
+        gram = x.mT @ x if tall else x @ x.mT
+        gram = add_product(gram, gram, gram, beta=b, alpha=c)
+        x = add_product(x, x, gram, beta=a) if tall else add_product(x, gram, x, beta=a)
+    return x
 
 
 def orthogonalize_2025(g, steps, dtype):
-    """The orthogonal factor of g (n, R, C), roughly: singular values end within about 0.7 to 1.2."""
-    x = g / (_norm(g, dim=(-2, -1)) + 1e-7)
-    return iterate(x.to(dtype), [QUINTIC] * steps).to(g.dtype)
+    """The orthogonal factor of g, roughly: singular values end within about 0.7 to 1.2. In `dtype`."""
+    return iterate((g / (_norm(g, dim=(-2, -1)) + 1e-7)).to(dtype), [QUINTIC] * steps)
 
 
 def orthogonalize_2026(g, steps, dtype):
-    """The orthogonal factor of g (n, R, C) after equalising its rows, scaled to Frobenius norm √min(R, C)."""
-    rows, cols = g.shape[-2:]
-    x = g * (_norm(g, dim=(-2, -1)) / rows**0.5 / _norm(g, dim=-1).clamp_min(1e-6))
-    x = x / (_norm(x, dim=(-2, -1)) * 1.01 + 1e-6)
-    x = iterate(x.to(dtype), POLAR_EXPRESS[:steps]).to(g.dtype)
-    return x * (min(rows, cols) ** 0.5 / _norm(x, dim=(-2, -1)).clamp_min(1e-6))
+    """The orthogonal factor of g after equalising its rows, not yet scaled. In `dtype`."""
+    row_norm = _norm(g, dim=-1)
+    equal = _norm(row_norm, dim=-2) / g.size(-2) ** 0.5 / row_norm.clamp_min(1e-6)
+    norm = _norm(row_norm * equal, dim=-2)
+    return iterate((g * (equal / (1.01 * norm + 1e-6))).to(dtype), POLAR_EXPRESS[:steps])
 
 
-def equalise(update, second_moment, beta2):
-    """Divide rows (R >= C) or columns of update (n, R, C) by the root of their second moment, keeping the norm."""
-    along = -1 if update.size(-2) >= update.size(-1) else -2
-    mean_square = update.square().mean(dim=along, keepdim=True)
-    second_moment.lerp_(mean_square, 1 - beta2)
+def scale_2026(x, second_moment, beta2):
+    """What x is to be multiplied with, (n, R, 1) where R >= C, else (n, 1, C): to bring it to Frobenius norm √min(R, C),
+    then to divide its rows or columns by the root of their second moment, which takes x in, and keep the norm."""
+    along = -1 if x.size(-2) >= x.size(-1) else -2
+    squares = _norm(x, dim=along, dtype=torch.promote_types(x.dtype, second_moment.dtype)).square()
+    total = squares.sum(dim=(-2, -1), keepdim=True)
+    to_norm = min(x.shape[-2:]) ** 0.5 / total.sqrt().clamp_min(1e-6)
+    squares = squares * to_norm.square()
+    second_moment.lerp_((squares / x.size(along)).to(second_moment.dtype), 1 - beta2)
     scale = second_moment.clamp_min(1e-10).rsqrt()
-    norm_before = mean_square.sum(dim=(-2, -1), keepdim=True).sqrt()
-    norm_after = (mean_square * scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
-    return update * (scale * (norm_before / norm_after.clamp_min(1e-10)))
+    norm_before = squares.sum(dim=(-2, -1), keepdim=True).sqrt()
+    norm_after = (squares * scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
+    return to_norm * scale * (norm_before / norm_after.clamp_min(1e-10))
 
 
-def muon_step_reference(
+def update_matrices(
     params, grads, momentum_buffer, second_moment, *, lr, momentum, beta2, weight_decay, recipe, ns_steps, ns_dtype
 ):
+    """The step on a stack (n, R, C) or on one matrix (R, C)."""
     rows, cols = params.shape[-2:]
     lr = lr * max(1.0, rows / cols) ** 0.5
     momentum_buffer.lerp_(grads, 1 - momentum)
     g = grads.lerp(momentum_buffer, momentum)
     if recipe == "2025":
         update = orthogonalize_2025(g, ns_steps, ns_dtype)
-        decayed = params
+        if weight_decay:
+            params.mul_(1 - lr * weight_decay)
     else:
-        update = equalise(orthogonalize_2026(g, ns_steps, ns_dtype), second_moment, beta2)
-        decayed = params * (update * params >= 0) if weight_decay else params
-    if weight_decay:
-        params.sub_(decayed, alpha=lr * weight_decay)
+        update = orthogonalize_2026(g, ns_steps, ns_dtype)
+        update = update * scale_2026(update, second_moment, beta2)
+        if weight_decay:
+            agrees = (update * params).ge_(0)  # 1 where the update already shrinks the weight
+            params.addcmul_(params, agrees, value=-lr * weight_decay)
     params.sub_(update, alpha=lr)
 
 
+def muon_step_reference(params, grads, momentum_buffer, second_moment, **settings):
+    stack = torch.stack(params)
+    update_matrices(stack, torch.stack(grads), momentum_buffer, second_moment, **settings)
+    torch._foreach_copy_(params, list(stack.unbind(0)))
+
+
+def muon_step_cpu(params, grads, momentum_buffer, second_moment, **settings):
+    # one matrix at a time: nothing to stack, what is in flight stays in cache, and torch's bf16 products of single
+    # matrices take transposed operands where those of stacks copy them
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        update_matrices(
+            param, grad, momentum_buffer[i], None if second_moment is None else second_moment[i], **settings
+        )
+
+
 implement("muon_step", "reference", muon_step_reference)
+implement("muon_step", "cpu", muon_step_cpu)
 
 
 @functools.cache
@@ -149,8 +170,12 @@ def muon_step(
     agree.
     """
     verify(params, grads, momentum_buffer, second_moment, recipe, ns_steps)
-    step = functools.partial(
-        pick("muon_step", momentum_buffer),
+    step = pick("muon_step", momentum_buffer)
+    step(
+        list(params),
+        list(grads),
+        momentum_buffer,
+        second_moment,
         lr=lr,
         momentum=momentum,
         beta2=beta2,
@@ -159,14 +184,3 @@ def muon_step(
         ns_steps=ns_steps,
         ns_dtype=ns_dtype or default_ns_dtype(momentum_buffer.device),
     )
-    if momentum_buffer.device.type == "cpu":
-        # one matrix at a time: nothing to stack, and what is in flight stays in cache
-        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            second = None if second_moment is None else second_moment[i : i + 1]
-            step(param.unsqueeze(0), grad.unsqueeze(0), momentum_buffer[i : i + 1], second)
-    elif isinstance(params, torch.Tensor):
-        step(params, grads, momentum_buffer, second_moment)
-    else:
-        stacked = torch.stack(list(params))
-        step(stacked, torch.stack(list(grads)), momentum_buffer, second_moment)
-        torch._foreach_copy_(list(params), list(stacked.unbind(0)))

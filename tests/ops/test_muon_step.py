@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pynanochat.errors import UsageError
+from pynanochat.ops.backends import implementations
 from pynanochat.ops.muon_step import muon_step, second_moment_shape
 
 SHAPES = [(16, 16), (8, 32), (32, 8), (5, 7), (7, 5), (1, 9), (9, 1), (33, 65)]
@@ -16,6 +17,11 @@ EXPRESS = [
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 ]
+
+
+@pytest.fixture(params=sorted(implementations("muon_step")), autouse=True)
+def backend(request, monkeypatch):
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", request.param)
 
 
 def draw(seed, *shape, dtype=torch.float64):
@@ -183,6 +189,17 @@ def test_list_equals_stack(recipe, device):
         muon_step(params, given, torch.zeros(3, 10, 6, device=device), second, lr=0.1, recipe=recipe)
     assert torch.equal(stack, torch.stack(matrices))
     assert torch.equal(grads, untouched)
+
+
+@pytest.mark.parametrize("recipe", ["2025", "2026"])
+def test_layouts_may_differ(recipe):
+    start, grad = draw(0, 10, 6, dtype=torch.float32), draw(1, 10, 6, dtype=torch.float32)
+    results = []
+    for given in (grad, grad.T.contiguous().T):
+        params = start.clone()
+        muon_step([params], [given], torch.zeros(1, 10, 6), torch.zeros(1, 10, 1), lr=0.1, recipe=recipe)
+        results.append(params)
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize(
