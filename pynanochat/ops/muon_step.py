@@ -63,7 +63,7 @@ def orthogonalize_2026(g, steps, dtype):
 
 
 def scale_2026(x, second_moment, beta2):
-    """What x is to be multiplied with, (n, R, 1) where R >= C, else (n, 1, C): to bring it to Frobenius norm √min(R, C),
+    """What to multiply x with, (n, R, 1) where R >= C, else (n, 1, C): to bring it to Frobenius norm √min(R, C),
     then to divide its rows or columns by the root of their second moment, which takes x in, and keep the norm."""
     along = -1 if x.size(-2) >= x.size(-1) else -2
     squares = _norm(x, dim=along, dtype=torch.promote_types(x.dtype, second_moment.dtype)).square()
