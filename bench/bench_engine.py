@@ -1,0 +1,142 @@
+"""The engine's decoding and prefill, against the naive loop and against its matrix products alone.
+
+    python -m pynanochat.bench.bench_engine [--depth 12] [--rows 1 16] [--prompt 512] [--seconds 6]
+
+First the engine's greedy tokens must be those of the naive loop, which runs the whole text again for every token. Then
+three things take turns: a step of the engine, the naive forward that gives the same tokens, and the model's matrix
+products at that number of rows and nothing else, which is what a step is bound by (one row reads every weight once).
+"""
+
+import argparse
+
+import torch
+import torch.nn.functional as F
+from pynanochat.bench.harness import interleave, report, speedup
+from pynanochat.tokenizer import SPECIAL_TOKENS
+
+from pynanochat.engine.batch import Batch, Sequence
+from pynanochat.engine.engine import Engine
+from pynanochat.engine.sampler import Sampling
+from pynanochat.model import GPT, GPTConfig
+
+PROVE_TOKENS = 12
+
+
+class Tokenizer:
+    """Names no tokens: the benchmark has no text."""
+
+    special_tokens = dict.fromkeys(SPECIAL_TOKENS, -1)
+
+
+def build(depth: int, vocab_size: int) -> GPT:
+    """A model of the current architecture in which no output projection is zero, as it would be untrained."""
+    model = GPT(GPTConfig.from_depth(depth, vocab_size=vocab_size)).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("c_proj.weight") or name == "lm_head.weight":
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    return model
+
+
+def prompts(model, rows, length):
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randint(0, model.config.vocab_size, (rows, length), generator=generator)
+
+
+@torch.inference_mode()
+def naive_tokens(model, ids, count):
+    """Greedy tokens (rows, count) by running the whole text for every one."""
+    for _ in range(count):
+        ids = torch.cat([ids, model(ids, last=True)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return ids[:, -count:]
+
+
+def prove(model, rows, length=24):
+    ids = prompts(model, rows, length)
+    settings = {"max_tokens": PROVE_TOKENS, "temperature": 0, "stop_tokens": (), "tools": False}
+    answers = Engine(model, Tokenizer()).generate_batch(ids.tolist(), **settings)
+    wanted = naive_tokens(model, ids, PROVE_TOKENS).tolist()
+    assert [answer.ids for [answer] in answers] == wanted, "the engine's greedy tokens are not the naive loop's"
+    assert len({tuple(tokens) for tokens in wanted}) == rows
+
+
+def matmul_weights(model):
+    return [
+        p
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and not name.startswith(("transformer.wte", "value_emb"))
+    ]
+
+
+def products(model, rows):
+    """A function that multiplies `rows` vectors by every matrix of the model."""
+    weights = matmul_weights(model)
+    inputs = {w.size(1): torch.randn(rows, w.size(1)) for w in weights}
+
+    @torch.inference_mode()
+    def run():
+        for w in weights:
+            F.linear(inputs[w.size(1)], w)
+
+    return run
+
+
+def decoding(model, rows, length, seconds):
+    """One row of the table: steps of `rows` sequences that stand at `length` tokens."""
+    ids = prompts(model, rows, length)
+    batch = Batch(model, Tokenizer())
+    for row, prompt in enumerate(ids.tolist()):
+        batch.add(
+            prompt, [Sequence(row, Sampling(0), 0, 0, model.config.sequence_len - length, frozenset())], tools=False
+        )
+    batch.step()
+
+    @torch.inference_mode()
+    def naive():
+        model(ids, last=True)
+
+    times = interleave({"engine": batch.step, "naive": naive, "products": products(model, rows)}, seconds)
+    return {
+        "case": f"decode, {rows} rows at {length}",
+        "tokens/s": rows / times["engine"][0],
+        "times naive": speedup(times, "engine", "naive"),
+        "of its products alone": speedup(times, "engine", "products"),
+        "GB/s of weights": sum(w.numel() * 4 for w in matmul_weights(model)) / times["engine"][0] / 1e9,
+    }
+
+
+def prefilling(model, length, seconds):
+    """One row of the table: the time to the first token of a prompt."""
+    prompt = prompts(model, 1, length)[0].tolist()
+    engine = Engine(model, Tokenizer())
+    first = lambda: next(engine.generate(prompt, temperature=0, tools=False))  # noqa: E731
+    times = interleave({"engine": first, "products": products(model, length)}, seconds)
+    return {
+        "case": f"prefill {length}",
+        "tokens/s": length / times["engine"][0],
+        # the products count the head at every position, which a prefill skips: more than 1 is possible
+        "of its products alone": speedup(times, "engine", "products"),
+    }
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    p.add_argument("--depth", type=int, default=12)
+    p.add_argument("--vocab-size", type=int, default=32768)
+    p.add_argument("--rows", type=int, nargs="+", default=[1, 16])
+    p.add_argument("--prompt", type=int, default=512, help="tokens of the prompt")
+    p.add_argument("--seconds", type=float, default=6.0, help="for each line of the table")
+    args = p.parse_args()
+    model = build(args.depth, args.vocab_size)
+    table = []
+    for rows in args.rows:
+        prove(model, rows)
+    table.append(prefilling(model, args.prompt, args.seconds))
+    for rows in args.rows:
+        table.append(decoding(model, rows, args.prompt // 4, args.seconds))
+    report(f"engine d{args.depth}", table)
+
+
+if __name__ == "__main__":
+    main()
