@@ -12,14 +12,17 @@ In fp32 the greedy tokens are those of the model run naively over the whole text
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from pynanochat.checkpoint import load_model
 from pynanochat.engine.batch import Batch, Sequence, Token
 from pynanochat.engine.conversation import fit
 from pynanochat.engine.events import Event, EventReader
 from pynanochat.engine.sampler import Sampling
 from pynanochat.errors import UsageError
+from pynanochat.tokenizer import Tokenizer
 
 MOST_ROWS = 64
 """Sequences that generate_batch decodes at once."""
@@ -51,11 +54,6 @@ class Engine:
     @classmethod
     def load(cls, run_folder, stage: str | None = None, *, device="cpu", compute_dtype=torch.float32) -> "Engine":
         """The newest stage of the run in `run_folder`, or its `stage`. Raises CheckpointError where there is none."""
-        from pathlib import Path
-
-        from pynanochat.checkpoint import load_model
-        from pynanochat.tokenizer import Tokenizer
-
         model, stage = load_model(run_folder, stage, device=device, compute_dtype=compute_dtype)
         if compute_dtype != torch.float32:
             for parameter in model.parameters():  # not the rotary tables: positions need all their digits
@@ -148,8 +146,8 @@ class Engine:
         ids, dropped = fit(self.tokenizer, messages, self.context, wanted)
         notices = []
         if dropped:
-            turns = "turn was" if dropped == 1 else f"{dropped} turns were"
-            notices = [Event("notice", f"The oldest {turns} dropped: the context holds {self.context:,} tokens.")]
+            turns = "The oldest turn was" if dropped == 1 else f"The {dropped} oldest turns were"
+            notices = [Event("notice", f"{turns} left out: the context holds {self.context:,} tokens.")]
         return self._events(ids, notices, settings)
 
     def _events(self, ids, notices, settings):

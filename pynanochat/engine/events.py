@@ -1,7 +1,8 @@
 """Tokens as people see them: text, tool calls and their outputs, without special tokens or halves of characters."""
 
-import codecs
 from typing import NamedTuple
+
+from pynanochat.tokenizer import StreamDecoder
 
 
 class Event(NamedTuple):
@@ -21,18 +22,17 @@ class EventReader:
     """Turns the tokens of one sequence into events: `read` each one, then `close`."""
 
     def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
         special = tokenizer.special_tokens
         self._special = frozenset(special.values())
         self._opens = {special["<|python_start|>"]: "tool_call", special["<|output_start|>"]: "tool_output"}
         self._kind = "text"
-        self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = StreamDecoder(tokenizer)
         self._held = ""
 
     def read(self, token) -> list[Event]:
         """The events that `token` (a batch.Token) completes."""
         if token.id not in self._special:
-            piece = self._bytes.decode(self.tokenizer.decode_bytes([token.id]))
+            piece = self._decoder.feed(token.id)
             if self._kind == "text":
                 return [Event("text", piece)] if piece else []
             self._held += piece
@@ -47,7 +47,7 @@ class EventReader:
 
     def _flush(self, forced):
         """The event under way, with an unfinished character as U+FFFD."""
-        text = self._held + self._bytes.decode(b"", final=True)
+        text = self._held + self._decoder.flush()
         self._held = ""
         if self._kind == "text":
             return [Event("text", text)] if text else []

@@ -3,25 +3,29 @@
 import torch
 
 from pynanochat.model import GPT, GPTConfig
-
-NAMES = "bos user_start user_end assistant_start assistant_end python_start python_end output_start output_end"
-SPECIALS = [f"<|{name}|>" for name in NAMES.split(" ")]
+from pynanochat.tokenizer import SPECIAL_TOKENS
 
 
 class ByteTokenizer:
     """Ids 0-255 are bytes, then the nine specials."""
 
-    special_tokens = {name: 256 + i for i, name in enumerate(SPECIALS)}  # noqa: RUF012
+    special_tokens = {name: 256 + i for i, name in enumerate(SPECIAL_TOKENS)}  # noqa: RUF012
     bos_id = 256
 
     def __len__(self):
-        return 256 + len(SPECIALS)
+        return 256 + len(SPECIAL_TOKENS)
 
     def encode(self, text):
         return list(text.encode())
 
     def decode_bytes(self, ids):
         return bytes(ids)
+
+    def token_bytes(self, id):
+        return bytes([id])
+
+    def special_id(self, name):
+        return self.special_tokens[name]
 
 
 def small_model(seed=0, arch="2026", **fields):
