@@ -1,0 +1,18 @@
+"""Triton twins of the ops, one file per op, imported when first used: each imports triton, this file does not.
+
+On CPU tensors they run through Triton's interpreter, where TRITON_INTERPRET=1 was set before triton was imported.
+"""
+
+import os
+
+import torch
+
+
+def interpreted() -> bool:
+    """True where Triton runs its kernels on the CPU, in numpy."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that a kernel stores for a result of `dtype`: fp32 where interpreted, which truncates bf16."""
+    return torch.float32 if interpreted() and dtype == torch.bfloat16 else dtype

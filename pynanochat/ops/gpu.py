@@ -1,0 +1,65 @@
+"""What the GPU backends of the ops share: whether they can run here, and the device and stream they run on.
+
+implement("rms_norm", "triton", triton_twin("rms_norm", "forward", "backward"))
+
+with cuda_stream("rms_norm", x) as stream:
+    _C.cuda_rms_norm(x, out, stream)
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import types
+
+import torch
+
+from pynanochat import _C
+from pynanochat.errors import BackendError
+
+_ELSE = "or unset PYNANOCHAT_BACKEND"
+
+
+def triton_twin(op: str, *names: str) -> types.SimpleNamespace:
+    """The functions `names` of pynanochat/kernels/OP.py, which is imported when one of them is first called."""
+    return types.SimpleNamespace(**{name: _twin(op, name) for name in names})
+
+
+def _twin(op: str, name: str):
+    def run(tensor, *rest):
+        with _triton_device(op, tensor):
+            return getattr(importlib.import_module(f"pynanochat.kernels.{op}"), name)(tensor, *rest)
+
+    return run
+
+
+def _triton_device(op: str, tensor):
+    if importlib.util.find_spec("triton") is None:
+        raise BackendError(f"{op}: the triton backend needs the triton package; pip install triton, {_ELSE}")
+    if tensor.device.type == "cuda":
+        return torch.cuda.device(tensor.device)
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        raise BackendError(
+            f"{op}: the triton backend runs on GPUs and this tensor is on {tensor.device}; use --device cuda, "
+            f"set TRITON_INTERPRET=1 to interpret it (slowly) on the CPU, {_ELSE}"
+        )
+    return contextlib.nullcontext()
+
+
+def cuda_built() -> bool:
+    """True where the extension was compiled with nvcc, whatever this machine has."""
+    return bool(_C.cuda_architectures())
+
+
+@contextlib.contextmanager
+def cuda_stream(op: str, tensor):
+    """Makes the tensor's GPU current, yields its stream as an integer. Raises BackendError where CUDA cannot run."""
+    if tensor.device.type != "cuda":
+        raise BackendError(
+            f"{op}: the cuda backend runs on GPUs and this tensor is on {tensor.device}; use --device cuda, {_ELSE}"
+        )
+    able, reason = _C.cuda_available()
+    if not able:
+        raise BackendError(f"{op}: the cuda backend cannot run: {reason}; mend that, {_ELSE}")
+    with torch.cuda.device(tensor.device):
+        yield torch.cuda.current_stream(tensor.device).cuda_stream

@@ -1,0 +1,54 @@
+"""The tests of this folder run a GPU backend of an op, given as the fixtures `backend` and `device`.
+
+Plain `pytest`: test_interpreted.py starts them in a process of its own with TRITON_INTERPRET=1, where they run the
+Triton twins on CPU tensors. `pytest -m gpu` on a machine with a GPU: they run both backends there.
+"""
+
+import os
+
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in ("triton", "cuda")]
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" in metafunc.fixturenames:
+        gpu_only = metafunc.definition.get_closest_marker("gpu")
+        metafunc.parametrize("backend", ["triton"] if INTERPRETED and not gpu_only else ON_GPU)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
+@pytest.fixture
+def device():
+    return "cpu" if INTERPRETED else "cuda"
+
+
+@pytest.fixture(autouse=True)
+def _say_what_ran(request, record_property):
+    """`pynanochat bench gpu` reads from the outcomes of the tests which (op, backend) passed here."""
+    if "backend" in request.fixturenames:
+        record_property("op", request.module.OP)
+        record_property("backend", request.getfixturevalue("backend"))
+
+
+@pytest.fixture
+def no_worse():
+    """Checks a result by its fp64 truth: its largest error is at most twice that of plain torch in the same dtype."""
+
+    def check(what, ours, plain, truth, largest_logit=0.0):
+        assert ours.shape == truth.shape and ours.dtype == plain.dtype, what
+        error = (ours.double() - truth).abs().max().item()
+        limit = 2 * (plain.double() - truth).abs().max().item()
+        # plain torch may happen to be exact: one rounding of the result, and one of an fp32 logit, are always allowed
+        size = truth.abs().max().item()
+        roundings = torch.finfo(ours.dtype).eps * size + torch.finfo(torch.float32).eps * largest_logit * max(size, 1.0)
+        limit = max(limit, roundings)
+        assert error <= limit, f"{what}: error {error:.3g}, at most {limit:.3g} allowed"
+
+    return check

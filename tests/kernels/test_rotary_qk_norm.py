@@ -1,0 +1,113 @@
+"""rotary_qk_norm on its GPU backends. B batch, T positions, H query heads, G key heads, D head dim."""
+
+import pytest
+import torch
+
+from pynanochat.ops import rotary_qk_norm_gpu
+from pynanochat.ops.rotary_qk_norm import rotary_qk_norm_reference, rotary_table
+
+OP = "rotary_qk_norm"
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SHAPES = {  # B, T, H, G, D
+    "grouped": (2, 3, 6, 2, 128),
+    "one token": (1, 1, 4, 4, 64),
+    "many heads": (1, 3, 40, 20, 32),
+    "odd sizes": (3, 5, 5, 1, 24),
+    "pairs of three": (2, 3, 2, 2, 6),
+    "smallest head": (1, 4, 1, 1, 2),
+    "wide head": (1, 3, 2, 1, 512),
+    "wider than a warp": (1, 2, 1, 1, 1024),
+}
+
+
+def inputs(shape, dtype, device, seed=0):
+    batch, positions, heads, key_heads, size = shape
+    generator = torch.Generator().manual_seed(seed)
+    make = lambda h: torch.randn(batch, positions, h, size, generator=generator).to(device, dtype)  # noqa: E731
+    tables = [t.to(device) for t in rotary_table(positions, size, 10_000.0)]
+    return make(heads), make(key_heads), *tables, make(heads), make(key_heads)
+
+
+def plain(q, k, cos, sin, grad_q, grad_k, dtype):
+    """q', k' and the gradients of q and k by plain torch, computed in `dtype`."""
+    q, k, cos, sin = (x.to(dtype) if x.is_floating_point() else x for x in (q, k, cos, sin))
+    q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
+    if dtype != torch.float64:
+        cos, sin = cos.float(), sin.float()
+    out = rotary_qk_norm_reference(q, k, cos, sin, 1.2, 1e-6)
+    return *out, *torch.autograd.grad(out, (q, k), (grad_q.to(dtype), grad_k.to(dtype)))
+
+
+def check(backend, no_worse, q, k, cos, sin, grad_q, grad_k):
+    kernel = getattr(rotary_qk_norm_gpu, backend)
+    before = [x.clone() for x in (q, k, cos, sin)]
+    ours = [
+        *kernel.forward(q, k, cos, sin, 1.2, 1e-6),
+        *kernel.backward(grad_q, grad_k, q, k, cos, sin, 1.2, 1e-6),
+    ]
+    theirs = plain(q, k, cos, sin, grad_q, grad_k, q.dtype)
+    truth = plain(q, k, cos, sin, grad_q, grad_k, torch.float64)
+    for what, mine, his, true in zip(("q", "k", "dq", "dk"), ours, theirs, truth, strict=True):
+        no_worse(what, mine, his, true)
+    assert all(torch.equal(x, y) for x, y in zip(before, (q, k, cos, sin), strict=True)), "an input was written to"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_shapes_and_dtypes(backend, device, no_worse, shape, dtype):
+    check(backend, no_worse, *inputs(shape, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_slices_of_one_projection(backend, device, no_worse, dtype):
+    """q and k as views of a joint (B, T, (H + 2G) D) projection, and gradients in (B, H, T, D) order."""
+    batch, positions, heads, key_heads, size = 2, 5, 4, 2, 64
+    _, _, cos, sin, grad_q, grad_k = inputs((batch, positions, heads, key_heads, size), dtype, device)
+    joint, *_ = inputs((batch, positions, heads + 2 * key_heads, 1, size), dtype, device, seed=1)
+    q, k = joint[:, :, :heads], joint[:, :, heads : heads + key_heads]
+    grads = [g.transpose(1, 2).contiguous().transpose(1, 2) for g in (grad_q, grad_k)]
+    check(backend, no_worse, q, k, cos, sin, *grads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_unaligned_and_strided(backend, device, no_worse, dtype):
+    """Rows that begin off 16 bytes, channels two apart, an expanded gradient: nothing may load vectors here."""
+    q, k, cos, sin, grad_q, _ = inputs((2, 3, 2, 1, 64), dtype, device)
+    room = torch.zeros(q.numel() + 1, dtype=dtype, device=device)
+    off = room[1:].view(q.shape).copy_(q)
+    apart = torch.zeros(*k.shape[:3], 128, dtype=dtype, device=device)[..., ::2].copy_(k)
+    same = torch.full((1, 1, 1, 1), 0.5, dtype=dtype, device=device).expand(k.shape)
+    check(backend, no_worse, off, apart, cos, sin, grad_q, same)
+
+
+def test_rows_at_different_positions(backend, device, no_worse):
+    """cos and sin (B, T, D/2), cut from a longer table."""
+    q, k, _, _, grad_q, grad_k = inputs((3, 2, 4, 2, 64), torch.float32, device)
+    cos, sin = (t.to(device) for t in rotary_table(100, 64, 100_000.0))
+    at = torch.tensor([[5, 6], [90, 91], [0, 1]], device=device)
+    check(backend, no_worse, q, k, cos[at], sin[at], grad_q, grad_k)
+    check(backend, no_worse, q, k, cos[7:9], sin[7:9], grad_q, grad_k)
+
+
+def test_large_and_tiny_values(backend, device, no_worse):
+    q, k, cos, sin, grad_q, grad_k = inputs((1, 4, 2, 2, 64), torch.float32, device)
+    check(backend, no_worse, q * 1e4, k * 1e-2, cos, sin, grad_q, grad_k)
+    zero = torch.zeros_like(q)
+    assert torch.equal(getattr(rotary_qk_norm_gpu, backend).forward(zero, k, cos, sin, 1.0, 1e-6)[0], zero)
+
+
+def test_no_tokens(backend, device):
+    q, k, cos, sin, *_ = inputs((0, 4, 2, 1, 64), torch.float32, device)
+    assert getattr(rotary_qk_norm_gpu, backend).forward(q, k, cos, sin, 1.0, 1e-6)[1].shape == k.shape
+
+
+@pytest.mark.gpu
+def test_stream(backend, no_worse):
+    """On a stream of its own, behind work that is still running there."""
+    q, k, cos, sin, grad_q, grad_k = inputs((2, 512, 6, 2, 128), torch.bfloat16, "cuda")
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late = q + 0  # ready only when the sleep is over
+        check(backend, no_worse, late, k, cos, sin, grad_q, grad_k)
+    stream.synchronize()
