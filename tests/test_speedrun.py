@@ -15,7 +15,7 @@ from pynanochat import checkpoint
 SMALL = [
     "--preset", "toy", "--toyworld-megabytes", "0.3", "--vocab-size", "400", "--depth", "2", "--head-dim", "16",
     "--sequence-len", "64", "--batch-tokens", "256", "--device-rows", "2", "--steps", "12", "--eval-tokens", "1024",
-    "--eval-every", "5", "--sample-every", "6", "--save-every", "4", "--buffer-documents", "50",
+    "--lr-scale", "8", "--eval-every", "5", "--sample-every", "6", "--save-every", "4", "--buffer-documents", "50",
 ]  # fmt: skip
 RESULT = [f"pretrain/checkpoints/step_000012/{name}.safetensors" for name in ("model", "optimizer")]
 
