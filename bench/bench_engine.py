@@ -11,13 +11,13 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from pynanochat.bench.harness import interleave, report, speedup
-from pynanochat.tokenizer import SPECIAL_TOKENS
 
+from pynanochat.bench.harness import interleave, report, speedup
 from pynanochat.engine.batch import Batch, Sequence
 from pynanochat.engine.engine import Engine
 from pynanochat.engine.sampler import Sampling
 from pynanochat.model import GPT, GPTConfig
+from pynanochat.tokenizer import SPECIAL_TOKENS
 
 PROVE_TOKENS = 12
 

@@ -12,6 +12,7 @@ gradient in two passes over a chunk of products that torch's matrix product made
 import torch
 import triton
 import triton.language as tl
+
 from pynanochat.kernels import stored_dtype
 
 PROGRAMS = 264  # wanted at least: two for every multiprocessor of an H100

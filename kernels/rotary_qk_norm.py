@@ -10,6 +10,7 @@ heads, then all key heads, so that cos and sin are read once. Sums in fp32. Memo
 import torch
 import triton
 import triton.language as tl
+
 from pynanochat.kernels import stored_dtype
 
 HEADS_AT_ONCE = 16
