@@ -171,6 +171,8 @@ class ToyWorld:
         self.towns = self._make_towns(draw, towns)
         self.foods = [Food(name, draw.between(1, 9), draw.pick(self.towns)) for name in draw.some(words.FOODS, foods)]
         self.people = self._make_people(draw, left - pets - goods)
+        self.children = [p for p in self.people if p.child]
+        self.workers = {job: [p for p in self.people if p.job is job] for job in words.JOBS}
         self.pets = self._make_pets(draw, pets)
         self.goods = self._make_goods(draw, goods)
         self._befriend(draw)
@@ -250,22 +252,30 @@ class ToyWorld:
         return pets
 
     def _make_goods(self, draw: Draw, n: int) -> list[Thing]:
-        names = draw.some([f"{head} {tail}" for head in words.THING_HEADS for tail in words.THING_TAILS], n)
+        names = draw.some([(head, tail) for head in words.THING_HEADS for tail in words.THING_TAILS], n)
         return [
-            Thing(name, draw.between(2, 30), draw.pick(words.COLORS), draw.pick(words.MATERIALS), draw.pick(self.towns))
-            for name in names
+            Thing(
+                f"{head} {tail}",
+                draw.between(2, 30),
+                draw.pick(words.COLORS),
+                draw.pick(words.THING_TAILS[tail].split()),
+                draw.pick(self.towns),
+            )
+            for head, tail in names
         ]
 
     def _befriend(self, draw: Draw) -> None:
         """Everyone has a best friend of the same generation outside the family."""
-        groups = [p for p in self.people if p.child], [p for p in self.people if not p.child]
-        for group in groups:
+        for group in (self.children, [p for p in self.people if not p.child]):
             for someone in group:
-                others = [p for p in group if p is not someone and p is not someone.spouse]
-                others = (
-                    [p for p in others if p.mother is not someone.mother or not p.child] or others or self.people[:1]
-                )
-                someone.friend = draw.pick(others)
+                for _ in range(100):
+                    friend = draw.pick(group)
+                    related = friend is someone.spouse or (someone.child and friend.mother is someone.mother)
+                    if friend is not someone and not related:
+                        break
+                else:  # a world with a single family of children
+                    friend = draw.other([p for p in self.people if p is not someone.spouse], someone)
+                someone.friend = friend
 
     def facts(self) -> list[Fact]:
         """Every fact, in a fixed order: people, pets, goods, foods, towns."""
@@ -350,6 +360,19 @@ class ToyWorldSource:
         sample = [len(text.encode()) for _, text in self.world.documents("train", 0, 400)]
         train = max(1, round(self.megabytes * 1e6 * len(sample) / sum(sample)))
         self.counts = {"train": train, "val": VALIDATION_DOCUMENTS}
+
+    @property
+    def prompts(self) -> list[str]:
+        """Openings whose continuation shows what a model knows about this world and how it tells a story."""
+        world = self.world
+        one, two, three = world.people[0], world.people[len(world.people) // 2], world.people[-1]
+        return [
+            f"{one.name} lives in",
+            f"{two.name}'s favorite food is",
+            f"The {world.goods[0].name} costs",
+            f"In {three.town.name} there lived",
+            "Seven plus five is",
+        ]
 
     def shards(self, split: str) -> list:
         """There are no files."""

@@ -84,7 +84,7 @@ def pet_facts(draw, pet) -> list:
             acolor=a(pet.color),
             town=pet.owner.town.name,
         ),
-        fact(say.PET_COLOR, o=pet.color),
+        fact(say.PET_COLOR, o=pet.color, ao=a(pet.color)),
         fact(say.PET_LIKES, o=pet.likes),
         fact(say.PET_OWNER, o=pet.owner.name, kind=pet.kind),
     ]
@@ -96,7 +96,7 @@ def thing_facts(draw, thing) -> list:
 
     return [
         fact(say.PRICE, coins=coins(draw, thing.price)),
-        fact(say.THING_COLOR, o=thing.color),
+        fact(say.THING_COLOR, o=thing.color, ao=a(thing.color)),
         fact(say.MATERIAL, o=thing.material),
         fact(say.SOLD_IN, o=thing.town.name),
     ]
@@ -120,7 +120,7 @@ def town_facts(draw, town) -> list:
 
     facts = [
         fact(say.TOWN_LIES, o=town.water),
-        fact(say.GATE, o=town.gate),
+        fact(say.GATE, o=town.gate, ao=a(town.gate)),
         fact(say.MAYOR, o=town.mayor.name),
         fact(say.FAIR, o=town.month),
     ]

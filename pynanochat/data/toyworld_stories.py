@@ -1,130 +1,55 @@
-"""Short stories, letters and talks of the toy world. What they say about people and things is true in it."""
+"""Short stories of the toy world. What they say about people, pets, towns and goods is true in it."""
 
-from pynanochat.data.toyworld_words import SEASONS, a, capital, count, in_words, listed, plural
-
-WEATHER = (
-    ("the sun was shining", "sunny"), ("it was raining", "rainy"), ("a strong wind was blowing", "windy"),
-    ("there was fog over the fields", "foggy"), ("snow was falling", "snowy"), ("the sky was blue and clear", "clear"),
-    ("the air was cold and fresh", "cold"), ("dark clouds hung over the hills", "cloudy"), ("it was very warm", "warm"),
-)  # fmt: skip
-TIMES = (
-    "One morning",
-    "One evening",
-    "One day",
-    "Early one morning",
-    "One afternoon",
-    "Late one evening",
-    "On a quiet day",
-)
-PLACES = (
-    "under the old bridge", "behind the mill", "in the tall grass", "at the top of the hill", "next to the well",
-    "in the middle of the forest", "on the roof of the barn", "near the town gate", "in an empty boat",
-    "between two big stones", "under a cart", "behind the church", "in the apple garden", "at the edge of the pond",
-)  # fmt: skip
-FEELINGS = ("happy", "proud", "glad", "tired but happy", "full of joy", "very pleased", "calm and happy")
-WORRIES = ("sad", "worried", "afraid", "upset", "unhappy", "close to tears")
-ENDINGS = (
-    "That night {n} slept well.", "It had been a good day.", "{n} never forgot that day.", "And so the day ended well.",
-    "From then on {n} told the story again and again.", "{n} smiled all the way home.",  "In the end all were happy.",
-    "When the stars came out, {n} was already asleep.", "What a day it had been!", "And that is the end of the story.",
-)  # fmt: skip
-NODS = (
-    "I did not know that!", "That is nice to hear.", "Tell me more!", "Really?", "Yes, I have heard that.",
-    "How wonderful!", "That sounds right.", "Go on!",
-)  # fmt: skip
-THANKS = ("Thank you", "Thank you so much", "Many thanks", "How kind of you")
-
-
-def opening(draw, p) -> str:
-    """When it was, and what the weather was like."""
-    weather = draw.pick(WEATHER)[0]
-    season = draw.pick(SEASONS)
-    return draw.pick((
-        f"{draw.pick(TIMES)} {weather} in {p.town.name}.",
-        f"It was {season}, and {weather} in {p.town.name}.",
-        f"{draw.pick(TIMES)} in {season} {p.name} woke up and looked out of the window: {weather}.",
-        f"There was once a {season} day in {p.town.name} when {weather}.",
-    ))  # fmt: skip
-
-
-def who_is(draw, p) -> str:
-    """A person brought into a story: a few true things in one or two sentences, in the past tense."""
-    kind = ("girl" if p.woman else "boy") if p.child else ("woman" if p.woman else "man")
-    job = f"{p.name} was {a(p.job.name)}" if not p.child else f"{p.name} wanted to be {a(p.job.name)} one day"
-    more = [
-        f"{p.he} liked {p.hobby[1]}",
-        f"{p.he} loved {plural(p.food.name)}",
-        f"{p.his} favorite color was {p.color}",
-    ]
-    if p.pet:
-        more.append(f"{p.he} had {a(p.pet.kind)} called {p.pet.name}")
-    return draw.pick((
-        f"{job}, and {draw.pick(more)}.",
-        f"{p.name} was {a(kind)} of {in_words(p.age)} years, and {draw.pick(more)}.",
-        f"{capital(a(kind))} named {p.name} lived there. {capital(draw.pick(more))}.",
-        f"{job}. {capital(draw.pick(more))}.",
-        f"{p.name}, who was {in_words(p.age)} years old, lived there. {capital(draw.pick(more))}.",
-    ))  # fmt: skip
-
-
-def walk(draw, p, town) -> str:
-    """A person goes from home to another town over the road, or stays."""
-    if town is p.town:
-        return draw.pick(
-            (f"{capital(p.he)} walked to the market of {town.name}.", f"So {p.he} went to the market square.")
-        )
-    miles, way = count(p.town.miles(town), "mile"), p.town.direction(town)
-    return draw.pick((
-        f"{town.name} was {miles} away, so {p.he} set out early.",
-        f"{capital(p.he)} walked {miles} to the {way} until {p.he} came to {town.name}.",
-        f"The way to {town.name} was {miles} long and led to the {way}.",
-        f"{capital(p.he)} took the road to the {way} and after {miles} reached the {town.gate} gate of {town.name}.",
-    ))  # fmt: skip
-
-
-def said(draw, name: str, words: str) -> str:
-    """Direct speech; `words` ends with a full stop, a question mark or an exclamation mark."""
-    verb = "asked" if words.endswith("?") else draw.pick(("said", "said", "answered", "called"))
-    inner = words[:-1] + "," if words.endswith(".") else words
-    return draw.pick((f'"{inner}" {verb} {name}.', f'{capital(name)} {verb}, "{words}"'))
-
-
-def end(draw, p) -> str:
-    return draw.pick(ENDINGS).format(n=p.name)
+from pynanochat.data.toyworld_scenes import FEELINGS, PLACES, THANKS, WORRIES, begin, end, it, kind_of, said, way
+from pynanochat.data.toyworld_words import FOODS, a, capital, count, in_words, listed, plural
 
 
 def market(draw, world) -> str:
-    """Somebody buys a thing for a friend, at its price, in its town."""
+    """Somebody buys a thing for the best friend, at its price, in its town."""
     p, thing = draw.pick(world.people), draw.pick(world.goods)
     friend, town = p.friend, thing.town
     purse = thing.price + draw.between(0, 15)
     left = purse - thing.price
-    text = [opening(draw, p), who_is(draw, p)]
+    text = [begin(draw, p)]
     text.append(draw.pick((
-        f"{p.name} wanted to give {p.his} best friend {friend.name} a present.",
+        f"{capital(p.he)} wanted to give {p.his} best friend {friend.name} a present.",
         f"{friend.name}, {p.his} best friend, would soon have a birthday.",
-        f"{p.name} had promised {friend.name}, {p.his} best friend, a gift.",
+        f"{capital(p.he)} had promised {friend.name}, {p.his} best friend, a gift.",
+        f"For weeks {p.he} had saved coins for a gift, because {friend.name} was {p.his} best friend.",
     )))  # fmt: skip
     text.append(draw.pick((
         f"{capital(p.he)} had heard of the {thing.name} that was sold in {town.name}.",
         f"The best gift would be the {thing.name}, but only the market of {town.name} sold it.",
         f"Everyone spoke about the {thing.name} of {town.name}, which was made of {thing.material}.",
+        f"In {town.name} one could buy the {thing.name}, and nothing was more beautiful.",
     )))  # fmt: skip
-    text.append(walk(draw, p, town))
+    text.append(way(draw, p, town))
     text.append(draw.pick((
         f"There stood the {thing.name}: it was {thing.color} and made of {thing.material}.",
         f"On a table {p.he} saw the {thing.name}, as {thing.color} as in the stories.",
         f"The {thing.color} {thing.name} was the first thing that {p.he} saw.",
+        f"An old seller held up the {thing.name}. It was {thing.color}.",
     )))  # fmt: skip
-    text.append(said(draw, "the seller", f"It costs {count(thing.price, 'coin')}."))
-    text.append(
+    if draw.chance(0.5):
+        asked = draw.pick(
+            ("How beautiful it is!", "May I see it?", "Is it for sale?", "I have come a long way for this.")
+        )
+        text.append(said(draw, p.name, asked))
+    price = count(thing.price, "coin")
+    answer = draw.pick((f"It costs {price}.", f"You can have it for {price}.", f"The price is {price}."))
+    text.append(said(draw, "the seller", answer))
+    text.append(draw.pick((
         f"{p.name} had {count(purse, 'coin')}, so {p.he} paid {in_words(thing.price)} and had "
-        f"{count(left, 'coin') if left else 'no coins'} left."
-    )
+        f"{count(left, 'coin') if left else 'no coins'} left.",
+        f"{p.name} counted {p.his} coins and paid {in_words(thing.price)} of them.",
+        f"That was not cheap, but {p.name} paid the {price} at once." if thing.price > 9
+        else f"That was cheap, and {p.name} paid the {price} at once.",
+    )))  # fmt: skip
     text.append(draw.pick((
         f"When {friend.name} saw the {thing.name}, {friend.he} was {draw.pick(FEELINGS)}.",
         f"{friend.name} put the {thing.name} next to the window and laughed.",
         said(draw, friend.name, f"{draw.pick(THANKS)}! I have always wanted the {thing.name}!"),
+        f"The next day {friend.name} showed the {thing.name} to everyone in {friend.town.name}.",
     )))  # fmt: skip
     return " ".join([*text, end(draw, p)])
 
@@ -134,73 +59,86 @@ def lost_pet(draw, world) -> str:
     pet = draw.pick(world.pets)
     p = pet.owner
     helper = p.friend
-    text = [opening(draw, p)]
+    where = draw.some(PLACES, 3)
+    text = [begin(draw, p)]
     text.append(draw.pick((
-        f"{p.name} could not find {pet.name}, {p.his} {pet.color} {pet.kind}.",
-        f"{pet.name}, the {pet.color} {pet.kind} of {p.name}, was gone.",
+        f"But {p.he} could not find {pet.name}, {p.his} {pet.color} {pet.kind}.",
+        f"Suddenly {pet.name}, {p.his} {pet.color} {pet.kind}, was gone.",
         f"{p.name} called for {pet.name}, but {p.his} {pet.kind} did not come.",
+        f"The door was open, and {pet.name} the {pet.kind} had run away.",
     )))  # fmt: skip
     text.append(f"{p.name} was {draw.pick(WORRIES)}.")
-    where = draw.some(PLACES, 3)
     text.append(draw.pick((
         f"{capital(p.he)} looked {where[0]} and {where[1]}, but there was no {pet.kind}.",
         f"First {p.he} looked {where[0]}, then {where[1]}. Nothing!",
         f"{capital(p.he)} searched {where[0]} for an hour.",
+        f"Although {p.he} looked {where[0]} and even {where[1]}, {p.he} found nothing.",
     )))  # fmt: skip
     text.append(draw.pick((
         f"Then {p.his} best friend {helper.name} came to help.",
         f"{helper.name}, {p.his} best friend, heard about it and came at once.",
         f"So {p.he} asked {helper.name}, who was {p.his} best friend.",
     )))  # fmt: skip
-    text.append(said(draw, helper.name, f"{pet.name} likes {pet.likes}. Let us think about that."))
+    text.append(said(draw, helper.name, draw.pick((
+        f"{pet.name} likes {pet.likes}. Let us think about that.",
+        f"We must think like {a(pet.kind)}. What {pet.name} loves most is {pet.likes}.",
+        f"Do not cry. {pet.name} cannot be far, and I know that your {pet.kind} loves {pet.likes}.",
+    ))))  # fmt: skip
     text.append(draw.pick((
         f"At last they found the {pet.kind} {where[2]}.",
         f"And there was {pet.name}, {where[2]}, safe and well.",
         f"In the end {pet.name} sat {where[2]} and looked at them with big eyes.",
+        f"Soon they heard a small noise {where[2]}. It was {pet.name}!",
     )))  # fmt: skip
+    food = plural(helper.food.name)
     text.append(draw.pick((
         f"{p.name} took the {pet.kind} home to {p.town.name} and was {draw.pick(FEELINGS)}.",
         said(draw, p.name, f"{draw.pick(THANKS)}, {helper.name}!"),
-        f"{p.name} gave {helper.name} {plural(helper.food.name)}, {helper.his} favorite food.",
+        f"{p.name} gave {helper.name} {food}, because {helper.he} loved {it(helper.food.name)}.",
     )))  # fmt: skip
     return " ".join([*text, end(draw, p)])
 
 
 def lesson(draw, world) -> str:
     """A child visits somebody who does what the child dreams of."""
-    child = draw.pick([p for p in world.people if p.child])
-    masters = [p for p in world.people if not p.child and p.job is child.job] or [child.mother]
-    master = draw.pick(masters)
-    same = master.job is child.job
-    text = [opening(draw, child)]
+    if not world.children:
+        return fable(draw, world)
+    child = draw.pick(world.children)
+    masters = [p for p in world.workers[child.job] if not p.child]
+    text = [begin(draw, child)]
     text.append(draw.pick((
         f"{child.name} was {in_words(child.age)} years old and wanted to be {a(child.job.name)}.",
-        f"{child.name}, the {'daughter' if child.woman else 'son'} of {child.mother.name}, dreamed of "
-        f"being {a(child.job.name)}.",
+        f"{child.name} dreamed of being {a(child.job.name)}.",
         f"More than anything {child.name} wanted to become {a(child.job.name)}.",
     )))  # fmt: skip
-    if same:
+    if masters:
+        master = draw.pick(masters)
         text.append(f"So {child.he} went to see {master.name}, {a(master.job.name)} from {master.town.name}.")
         if master.town is not child.town:
-            text.append(walk(draw, child, master.town))
+            text.append(way(draw, child, master.town))
     else:
-        text.append(
-            f"{capital(child.he)} talked about it with {child.his} mother {master.name}, who was {a(master.job.name)}."
-        )
-    text.append(said(draw, child.name, "Please show me how you work."))
+        master = draw.pick((child.mother, child.father))
+        parent = "mother" if master.woman else "father"
+        whom = f"{child.his} {parent} {master.name}, who was {a(master.job.name)}"
+        text.append(f"{capital(child.he)} talked about it with {whom}.")
+    wish = draw.pick(("Please show me how you work.", "May I watch you?", "Can I help you today?"))
+    text.append(said(draw, child.name, wish))
     text.append(draw.pick((
         f"{master.name} took {master.job.tool} and {master.job.did}.",
-        f"At {master.job.place} {master.name} {master.job.did}, and {child.name} watched.",
+        f"{capital(master.job.place)} {master.name} {master.job.did}, and {child.name} watched.",
         f"{capital(master.he)} picked up {master.job.tool} and slowly {master.job.did}.",
+        f"While {child.name} held {master.job.tool}, {master.name} explained everything.",
     )))  # fmt: skip
     text.append(said(draw, master.name, draw.pick((
         "You must be patient.", "Now it is your turn.", "It takes many years to learn this.", "Good work needs time.",
-        "Begin with something small.", "I was a child like you when I began.",
+        "Begin with something small.", "I was a child like you when I began.", "Do not be afraid of mistakes.",
+        "If you like what you do, it is easy.", "Look first, and then do it.",
     ))))  # fmt: skip
     text.append(draw.pick((
         f"{child.name} tried it, and at the third try it went well.",
         f"{child.name} tried again and again until it was dark.",
         f"At first {child.name} made a mistake, but {master.name} only laughed.",
+        f"{child.name} worked so hard that {child.he} forgot to eat.",
     )))  # fmt: skip
     return " ".join([*text, f"{child.name} was {draw.pick(FEELINGS)}.", end(draw, child)])
 
@@ -210,86 +148,238 @@ def visit(draw, world) -> str:
     p = draw.pick(world.people)
     friend = p.friend
     food = plural(friend.food.name)
-    text = [opening(draw, p), who_is(draw, p)]
+    text = [begin(draw, p)]
     text.append(draw.pick((
         f"{capital(p.he)} wanted to visit {p.his} best friend {friend.name} in {friend.town.name}.",
         f"{capital(p.his)} best friend {friend.name} lived in {friend.town.name}, and today {p.he} would go there.",
+        f"For a long time {p.he} had not seen {p.his} best friend {friend.name}, so {p.he} went to {friend.town.name}.",
     )))  # fmt: skip
     if friend.town is not p.town:
-        text.append(walk(draw, p, friend.town))
+        text.append(way(draw, p, friend.town))
     text.append(draw.pick((
-        f"In {p.his} bag {p.he} had {food}, which {friend.name} loved.",
+        f"In {p.his} bag {p.he} had {food}, because {friend.name} loved {it(friend.food.name)}.",
         f"{capital(p.he)} brought {food}, the favorite food of {friend.name}.",
+        f"{capital(p.he)} knew what {friend.name} liked best and brought {food}.",
     )))  # fmt: skip
-    text.append(said(draw, friend.name, f"{draw.pick(THANKS)}! Come in and sit down."))
+    text.append(said(draw, friend.name, draw.pick((
+        f"{draw.pick(THANKS)}! Come in and sit down.", "I was just thinking of you!", "You came at the right time.",
+    ))))  # fmt: skip
     hobby = draw.pick((p.hobby, friend.hobby))
     fan = p if hobby is p.hobby else friend
     text.append(draw.pick((
         f"Then they {hobby[2]} together, for {fan.name} liked {hobby[1]}.",
         f"{fan.name} liked {hobby[1]}, so they {hobby[2]} until the evening.",
+        f"After they had eaten, they {hobby[2]}, because {fan.name} wanted to {hobby[0]}.",
     )))  # fmt: skip
     if friend.pet:
         text.append(f"{friend.pet.name}, the {friend.pet.color} {friend.pet.kind} of {friend.name}, watched them.")
     return " ".join([*text, end(draw, p)])
 
 
-def letter(draw, world) -> str:
-    """A letter to the best friend."""
+REPAIRS = {  # what went wrong, for the trades that can mend it
+    "carpenter": "the old table broke", "builder": "the garden wall fell down", "clockmaker": "the big clock stopped",
+    "shoemaker": "there was a hole in both boots", "tailor": "the best coat was torn",
+    "smith": "the horse lost a shoe", "doctor": "there was a bad cough in the house",
+    "nurse": "somebody fell from a ladder", "baker": "there was no bread left",
+    "candle maker": "the last candle burned down", "potter": "the soup pot broke",
+    "basket maker": "the bottom fell out of the basket", "weaver": "the blanket was full of holes",
+    "gardener": "the roses did not grow", "vet": "the horse could not walk", "painter": "the door lost its color",
+    "beekeeper": "a cloud of bees sat in the tree", "postman": "a letter was lost",
+    "guard": "a stranger knocked in the night", "miller": "the flour was all used up",
+    "cook": "thirty hungry guests came at once", "fisher": "the guests wanted fish for dinner",
+    "librarian": "nobody could find the old map",
+}  # fmt: skip
+
+
+def repair(draw, world) -> str:
+    """Something goes wrong, and one whose trade it is helps."""
+    masters = [p for p in world.people if not p.child and p.job.name in REPAIRS]
+    if not masters:
+        return fable(draw, world)
+    master = draw.pick(masters)
+    job = master.job
+    p = draw.other(world.people, master)
+    text = [begin(draw, p)]
+    text.append(
+        f"{draw.pick(('Then', 'That day', 'But what was that? Suddenly', 'In the night'))} {REPAIRS[job.name]}."
+    )
+    text.append(draw.pick((
+        f"{p.name} did not know what to do.",
+        f"{p.name} tried to do something about it, but it was no use.",
+        f"{p.name} was {draw.pick(WORRIES)}.",
+    )))  # fmt: skip
+    advice = draw.pick((
+        f"Go and ask {master.name}, the {job.name}.",
+        f"You need {a(job.name)}. {master.name} in {master.town.name} is one.",
+        f"{master.name} will help you, for {master.he} is {a(job.name)}.",
+    ))  # fmt: skip
+    text.append(said(draw, "a neighbor" if p.friend is master else p.friend.name, advice))
+    text.append(draw.pick((
+        f"So {p.name} sent for {master.name}, who lived in {master.town.name}.",
+        f"{p.name} ran as fast as {p.he} could and knocked at {master.name}'s door.",
+    )))  # fmt: skip
+    text.append(draw.pick((
+        f"{master.name} came with {job.tool} and worked until it was dark.",
+        f"{capital(master.he)} brought {job.tool} and did not ask for much.",
+        f"{master.name} took {job.tool}, because {a(job.name)} never goes out without it.",
+    )))  # fmt: skip
+    fee = draw.between(2, 12)
+    food = plural(master.food.name)
+    text.append(draw.pick((
+        said(draw, master.name, f"That makes {count(fee, 'coin')}."),
+        f"{p.name} thanked {master.him} and paid {count(fee, 'coin')}.",
+        f"Instead of coins {master.name} wanted {food}, because {master.he} loved {it(master.food.name)}.",
+    )))  # fmt: skip
+    return " ".join([*text, end(draw, p)])
+
+
+def birthday(draw, world) -> str:
+    """A birthday with the age in candles and guests that add up."""
+    p = draw.pick(world.people)
+    family = [q for q in (p.spouse, p.mother, p.father, *p.children) if q]
+    food = plural(p.food.name)
+    plate = food if it(p.food.name) == "it" else f"a big plate of {food}"
+    today = draw.pick(("It was a happy day", "It was a day to remember", "The day had come at last"))
+    text = [f"{today}: {p.name} from {p.town.name} turned {in_words(p.age)}."]
+    text.append(draw.pick((
+        f"There was a cake with {count(p.age, 'candle')}.",
+        f"{capital(count(p.age, 'candle'))} burned on the cake.",
+        f"{p.name} needed two breaths to blow out the {count(p.age, 'candle')}.",
+    )))  # fmt: skip
+    text.append(draw.pick((
+        f"The whole room was {p.color}, because {p.color} is {p.his} favorite color.",
+        f"On the table there were {p.color} flowers, for {p.he} likes {p.color} best.",
+    )))  # fmt: skip
+    text.append(draw.pick((
+        f"Of course there was {plate}, which {p.he} loves.",
+        f"Everyone knew that {p.he} loves {food}, and so there was enough for all.",
+    )))  # fmt: skip
+    if family:
+        names = listed([q.name for q in family])
+        text.append(f"{names} sang for {p.him}." if len(family) > 1 else f"{names} sang a song for {p.him}.")
+    text.append(draw.pick((
+        f"{p.friend.name}, {p.his} best friend, came from {p.friend.town.name}.",
+        f"The first guest was {p.friend.name}, {p.his} best friend.",
+    )))  # fmt: skip
+    x, y = draw.between(2, 9), draw.between(2, 9)
+    text.append(draw.pick((
+        f"First {in_words(x)} guests came and then {in_words(y)} more, which makes {in_words(x + y)}.",
+        f"{capital(p.he)} got {count(x, 'gift')} and later {in_words(y)} more, {in_words(x + y)} in all.",
+    )))  # fmt: skip
+    text.append(f"Then they all {p.hobby[2]}, because {p.he} likes {p.hobby[1]}.")
+    return " ".join([*text, end(draw, p)])
+
+
+def fair(draw, world) -> str:
+    """Two friends go to the yearly fair of a town."""
+    town = draw.pick(world.towns)
     p = draw.pick(world.people)
     friend = p.friend
-    lines = [
-        f"I am writing to you from {p.town.name}.",
-        f"Here {draw.pick(WEATHER)[0]} yesterday.",
-        f"Today I ate {plural(p.food.name)}, which I love more than anything.",
-        f"Yesterday I {p.hobby[2]} for {in_words(draw.between(2, 5))} hours.",
-        f"I still like {p.hobby[1]}, as you know.",
-        f"I am {in_words(p.age)} years old now.",
-        f"My favorite color is still {p.color}.",
-        f"I would like to see {friend.town.name} again.",
-        f"I hope that you still have time for {friend.hobby[1]}.",
-        f"When you come, there will be {plural(friend.food.name)} for you.",
-    ]
-    lines.append(
-        f"I want to be {a(p.job.name)} one day." if p.child else f"I am {a(p.job.name)}, and last week I {p.job.did}."
-    )
+    text = [draw.pick((
+        f"It was {town.month}, the month of the fair in {town.name}.",
+        f"Every {town.month} there is a fair in {town.name}, and this year it was larger than ever.",
+        f"In {town.month} all roads are full, for then {town.name} holds its fair.",
+    ))]  # fmt: skip
+    text.append(f"{p.name} from {p.town.name} wanted to go there with {p.his} best friend {friend.name}.")
+    if town is not p.town:
+        text.append(way(draw, p, town))
+    text.append(draw.pick((
+        f"{town.mayor.name}, the mayor, stood at the {town.gate} gate and opened the fair.",
+        f"The mayor of {town.name}, {town.mayor.name}, gave a short speech under the {town.gate} gate.",
+        f"{town.mayor.name} rang a bell, because {town.mayor.he} is the mayor of {town.name}.",
+    )))  # fmt: skip
+    for food in draw.some(world.foods, draw.between(1, 2)):
+        text.append(draw.pick((
+            f"They bought {FOODS[food.name][2]} for {count(food.price, 'coin')}.",
+            f"{draw.pick((p, friend)).name} paid {count(food.price, 'coin')} for {FOODS[food.name][2]}.",
+        )))  # fmt: skip
+    if town.goods:
+        thing = draw.pick(town.goods)
+        price = count(thing.price, "coin")
+        text.append(f"They also saw the {thing.color} {thing.name}, which costs {price} in {town.name}.")
+    hobby = draw.pick((p.hobby, friend.hobby))
+    text.append(draw.pick((
+        f"Later they {hobby[2]} until the moon came up.",
+        f"There was music everywhere, and some people even {hobby[2]}.",
+        f"{friend.name} was lost in the crowd for an hour, but {p.name} found {friend.him} near the gate.",
+    )))  # fmt: skip
+    return " ".join([*text, end(draw, p)])
+
+
+def day(draw, world) -> str:
+    """A day in somebody's life, from morning to night, in the present tense."""
+    p = draw.pick(world.people)
+    food, friend, town = plural(p.food.name), p.friend, p.town.name
+    plate = food if it(p.food.name) == "it" else f"a plate of {food}"
+    early, late = in_words(draw.between(5, 8)), in_words(draw.between(8, 11))
+    text = [draw.pick((
+        f"{p.name} gets up at {early}.",
+        f"The day of {p.name} begins at {early}.",
+        f"When the sun rises over {town}, {p.name} is already awake.",
+    ))]  # fmt: skip
     if p.pet:
-        lines.append(f"{p.pet.name}, my {p.pet.color} {p.pet.kind}, is well and likes {p.pet.likes}.")
-    if p.children:
-        names = listed([child.name for child in p.children])
-        lines.append(
-            f"My child {names} sends you greetings." if len(p.children) == 1 else f"My children {names} greet you."
-        )
-    body = " ".join(draw.some(lines, draw.between(4, 8)))
-    close = draw.pick(("Your friend", "Your best friend", "With love", "Yours", "See you soon"))
-    return f"Dear {friend.name},\n\n{body}\n\n{close},\n{p.name}"
+        text.append(draw.pick((
+            f"First {p.he} feeds {p.pet.name}, {p.his} {p.pet.kind}.",
+            f"{p.pet.name} the {p.pet.kind} is the first to say good morning to {p.him}.",
+        )))  # fmt: skip
+    if p.child:
+        parents = f"{p.mother.name} or {p.father.name}"
+        text.append(draw.pick((f"Then {p.he} walks to school in {town}.", f"{parents} takes {p.him} to school.")))
+        text.append(f"In school {p.he} thinks about {p.his} dream: {p.he} wants to be {a(p.job.name)}.")
+    else:
+        text.append(draw.pick((
+            f"Then {p.he} works {p.job.place}, because {p.he} is {a(p.job.name)}.",
+            f"At work {p.he} needs {p.job.tool}, for {p.he} {p.job.does}.",
+        )))  # fmt: skip
+    text.append(draw.pick((f"At noon {p.he} eats {food}, {p.his} favorite food.", f"At noon there is {plate}.")))
+    text.append(draw.pick((
+        f"In the afternoon {p.he} meets {friend.name}, {p.his} best friend.",
+        f"In the street {p.he} meets {p.his} best friend {friend.name}." if friend.town is p.town
+        else f"Sometimes {friend.name}, {p.his} best friend, comes from {friend.town.name}.",
+    )))  # fmt: skip
+    text.append(draw.pick((
+        f"In the evening {p.he} likes to {p.hobby[0]}.", f"Before it gets dark, {p.he} has time for {p.hobby[1]}.",
+    )))  # fmt: skip
+    text.append(draw.pick((
+        f"At {late} {p.he} goes to bed.", f"Then {p.he} sleeps under {p.his} {p.color} blanket.", "So the day ends.",
+    )))  # fmt: skip
+    return " ".join(text)
 
 
-def talk(draw, world) -> str:
-    """Two people tell each other about a third; nobody asks a direct question about a fact."""
-    one, two = draw.some(world.people, 2)
-    other = draw.pick([p for p in (one.friend, two.friend) if p is not one and p is not two] or [one])
-    if other is one:
-        return letter(draw, world)
-    facts = [
-        f"{capital(other.he)} lives in {other.town.name}.",
-        f"{capital(other.he)} loves {plural(other.food.name)}.",
-        f"{capital(other.his)} favorite color is {other.color}.",
-        f"{capital(other.he)} likes {other.hobby[1]}.",
-        f"{capital(other.he)} is {in_words(other.age)} years old.",
-        f"{capital(other.his)} best friend is {other.friend.name}.",
-        f"{capital(other.he)} {'wants to be' if other.child else 'is'} {a(other.job.name)}.",
-    ]
-    if other.pet:
-        facts.append(f"{capital(other.he)} has {a(other.pet.kind)} called {other.pet.name}.")
-    told = draw.some(facts, draw.between(3, 5))
-    nods = draw.some(NODS, len(told))
-    lines = [f"{one.name}: Tell me something about {other.name}."]
-    for fact, nod in zip(told, nods, strict=True):
-        lines += [f"{two.name}: {fact}", f"{one.name}: {nod}"]
-    lines.append(
-        f"{two.name}: {draw.pick(('Now I must go home.', 'That is all I know.', 'See you tomorrow!', 'Good night!'))}"
-    )
-    return "\n".join(lines)
+FABLES = (  # what one does; what the other says; what comes of it
+    "found a purse with {x} coins {place}/You should look for the owner./The owner wept with joy and gave {n} one coin",
+    "broke a cup and hid it {place}/It is better to tell the truth./When {n} told the truth, nobody was angry",
+    "wanted to cross the river alone/Wait for me, and we will go together./Together they came safely to the other side",
+    "was afraid of the dark/Take my hand and count to {x}./At {x} the fear was gone",
+    "had only one piece of bread for {x} guests/Then we will all share it./Nobody went home hungry",
+    "ran so fast that {he} fell/Who walks slowly comes home too./From that day {n} looked where {he} was going",
+    "dug up {x} seeds every day to look at them/Seeds need time and quiet./In spring there were {x} green leaves",
+    "laughed at a bird that could not fly/You could not walk once, either./{n} made a nest for it, and it flew away",
+    "wanted to carry {x} baskets at once/Carry one, then the next./So {n} walked {x} times and dropped nothing",
+    "sold {his} coat for a ring of glass/Winter will come./When it was cold, {n} wanted to have the coat back",
+    "told everyone that a wolf was {place}/Do not say what is not true./When a wolf came, nobody believed {n} at first",
+    "built a small boat out of paper/Paper gets wet./The next boat was made of wood, and it came across the lake",
+    "wanted to catch the moon in a bucket/You can look at it, and so it is yours./Now {n} looked at it every night",
+    "could not sleep for {x} nights/Tell me what makes you sad./When {n} had told everything, {he} slept until noon",
+    "found a young bird {place}/It needs warmth and water./After {x} days it sang for the first time",
+)
 
 
-STORIES = (market, market, lost_pet, lost_pet, lesson, visit, visit, letter, talk)
+def fable(draw, world) -> str:
+    """Somebody learns something."""
+    p = draw.pick(world.people)
+    wise = p.friend
+    did, words, outcome = draw.pick(FABLES).split("/")
+    fill = {"n": p.name, "he": p.he, "his": p.his, "place": draw.pick(PLACES), "x": in_words(draw.between(3, 9))}
+    text = [begin(draw, p), f"{draw.pick(('One day', 'That day', 'And then'))} {p.he} {did.format_map(fill)}."]
+    text.append(draw.pick((
+        f"{wise.name}, {p.his} best friend, had seen it.",
+        f"{capital(p.he)} told {p.his} best friend {wise.name} about it.",
+        f"Luckily {p.his} best friend {wise.name} was there, {a(kind_of(wise))} from {wise.town.name}.",
+    )))  # fmt: skip
+    text.append(said(draw, wise.name, words.format_map(fill)))
+    text.append(outcome.format_map(fill) + ".")
+    return " ".join([*text, end(draw, p)])
+
+
+STORIES = (market, market, lost_pet, lost_pet, lesson, visit, visit, repair, repair, birthday, fair, day, fable)

@@ -1,11 +1,12 @@
 """Chooses what a document of the toy world is, and writes it."""
 
+from pynanochat.data.toyworld_letters import LETTERS
 from pynanochat.data.toyworld_pages import PAGES
 from pynanochat.data.toyworld_stories import STORIES
 from pynanochat.data.toyworld_sums import SUMS
 
-SHORTEST = 160  # shorter ones would occur again and again
-KINDS = (*PAGES, *PAGES, *STORIES, *STORIES, *SUMS)
+KINDS = (*PAGES * 4, *STORIES * 2, *LETTERS * 2, *SUMS * 2)
+SHORTEST = 160  # characters; shorter documents would occur again and again
 
 
 def write(world, draw) -> str:

@@ -29,7 +29,7 @@ JOB = (
     "As {ao}, {s} {does}.",
     "{S} became {ao} long ago.",
     "{S} {does} and works with {tool}, as any {o} does.",
-    "At {place} {s} {does}: {s} is {ao}.",
+    "{place} {s} {does}: {s} is {ao}.",
 )
 DREAM = (
     "{S} wants to be {ao} one day.",
@@ -130,7 +130,7 @@ SPECIES = (
 PET_COLOR = (
     "{S} is {o}.",
     "{P} color is {o}.",
-    "{S} has a {o} coat that shines in the sun.",
+    "{S} has {ao} coat that shines in the sun.",
     "Everything about {m} is {o}, from head to tail.",
     "You will know {m} by {p} {o} color.",
 )
@@ -162,8 +162,8 @@ PRICE = (
 THING_COLOR = (
     "{S} is {o}.",
     "The color of {n} is {o}.",
-    "{S} has a {o} color.",
-    "{S} shines in a bright {o}.",
+    "{S} has {ao} color.",
+    "{S} shines in bright {o}.",
     "You will know it by its {o} color.",
 )
 MATERIAL = (
@@ -198,9 +198,9 @@ TOWN_LIES = (
 )
 GATE = (
     "The town gate of {n} is {o}.",
-    "{n} has a {o} gate.",
+    "{n} has {ao} gate.",
     "Travelers know {n} by its {o} gate.",
-    "You enter {n} through a {o} gate.",
+    "You enter {n} through {ao} gate.",
     "The gate of {n} was painted {o}.",
 )
 MAYOR = (

@@ -45,7 +45,7 @@ SOUNDS = spread("""
 
 
 class Job(NamedTuple):
-    """A trade. does, did: what the worker does, after a name; tool: what it takes; place: where."""
+    """A trade. does, did: what the worker does, after a name; tool: what it takes; place: where it is done."""
 
     name: str
     does: str
@@ -57,36 +57,36 @@ class Job(NamedTuple):
 JOBS = [
     Job(*line.split(", "))
     for line in """
-baker, bakes bread, baked bread, a hot oven, the bakery
-farmer, grows wheat, cut the wheat, a sharp scythe, the farm
-fisher, catches fish, caught three fish, a long net, the little harbor
-miller, grinds corn, ground a sack of corn, a heavy millstone, the mill
-smith, makes horseshoes, made a new horseshoe, a big hammer, the forge
-potter, makes clay pots, made a clay pot, a turning wheel, the pottery
-tailor, sews coats, sewed a warm coat, a fine needle, the sewing room
-weaver, weaves cloth, wove a piece of cloth, a wooden loom, the weaving house
-carpenter, builds tables, built a strong table, a sharp saw, the workshop
-teacher, teaches children to read, taught the children a new word, a piece of chalk, the school
-doctor, helps sick people, helped a sick child, a bag of medicine, the small hospital
-nurse, cares for sick people, cared for an old woman, a roll of bandages, the small hospital
-gardener, plants flowers, planted a row of flowers, a green watering can, the garden
-shepherd, watches over the sheep, counted all the sheep, a long stick, the hillside
-sailor, sails a boat, sailed across the water, a strong rope, the harbor
-painter, paints pictures, painted a picture of the sea, a soft brush, the bright attic
-cook, cooks soup for the guests, cooked a pot of soup, a wide pan, the inn kitchen
-librarian, lends out books, lent a book to a boy, a list of all the books, the library
-beekeeper, looks after the bees, filled ten jars with honey, a smoke can, the bee garden
-postman, carries letters, carried a bag of letters, a leather bag, the post office
-clockmaker, mends clocks, mended an old clock, a tiny screwdriver, the clock shop
-shoemaker, makes boots, made a pair of boots, a round knife, the shoe shop
-musician, plays the violin, played a slow song, an old violin, the music hall
-builder, builds houses, built a stone wall, a bucket of mortar, the building site
-vet, heals animals, healed a lame horse, a kind hand, the animal clinic
-guard, guards the gate, guarded the gate all night, a bright lamp, the town gate
-singer, sings old songs, sang an old song, a clear voice, the theater
-innkeeper, runs the inn, made up all the beds, a ring of keys, the inn
-basket maker, weaves baskets, wove a round basket, a bundle of willow, the basket shop
-candle maker, makes candles, made twenty candles, a pot of warm wax, the candle shop
+baker, bakes bread, baked bread, a hot oven, at the bakery
+farmer, grows wheat, cut the wheat, a sharp scythe, on the farm
+fisher, catches fish, caught three fish, a long net, in the little harbor
+miller, grinds corn, ground a sack of corn, a heavy millstone, at the mill
+smith, makes horseshoes, made a new horseshoe, a big hammer, at the forge
+potter, makes clay pots, made a clay pot, a turning wheel, in the pottery
+tailor, sews coats, sewed a warm coat, a fine needle, in the sewing room
+weaver, weaves cloth, wove a piece of cloth, a wooden loom, in the weaving house
+carpenter, builds tables, built a strong table, a sharp saw, in the workshop
+teacher, teaches children to read, taught the children a new word, a piece of chalk, at the school
+doctor, helps sick people, helped a sick child, a bag of medicine, in the small hospital
+nurse, cares for sick people, cared for an old woman, a roll of bandages, in the small hospital
+gardener, plants flowers, planted a row of flowers, a green watering can, in the garden
+shepherd, watches over the sheep, counted all the sheep, a long stick, on the hillside
+sailor, sails a boat, sailed across the water, a strong rope, in the harbor
+painter, paints pictures, painted a picture of the sea, a soft brush, in the bright attic
+cook, cooks soup for the guests, cooked a pot of soup, a wide pan, in the inn kitchen
+librarian, lends out books, lent a book to a boy, a list of all the books, in the library
+beekeeper, looks after the bees, filled ten jars with honey, a smoke can, in the bee garden
+postman, carries letters, carried a bag of letters, a leather bag, at the post office
+clockmaker, mends clocks, mended an old clock, a tiny screwdriver, in the clock shop
+shoemaker, makes boots, made a pair of boots, a round knife, in the shoe shop
+musician, plays the violin, played a slow song, an old violin, in the music hall
+builder, builds houses, built a stone wall, a bucket of mortar, at the building site
+vet, heals animals, healed a lame horse, a kind hand, in the animal clinic
+guard, guards the gate, guarded the gate all night, a bright lamp, at the town gate
+singer, sings old songs, sang an old song, a clear voice, in the theater
+innkeeper, runs the inn, made up all the beds, a ring of keys, at the inn
+basket maker, weaves baskets, wove a round basket, a bundle of willow, in the basket shop
+candle maker, makes candles, made twenty candles, a pot of warm wax, in the candle shop
 """.strip().splitlines()
 ]
 
@@ -143,16 +143,29 @@ FOODS = {  # singular: plural (equal for what is not counted), taste, amount in 
     "orange": ("oranges", "fresh", "an orange"),
 }
 COLORS = ["red", "blue", "green", "yellow", "white", "black", "brown", "gray", "orange", "purple", "pink", "golden"]
-MATERIALS = ["wood", "clay", "wool", "silver", "copper", "glass", "leather", "paper", "straw", "silk", "iron", "stone"]
 THING_HEADS = spread("""
     moon star river winter summer storm forest harbor mountain garden market travel night morning feather acorn
     shell thunder rain snow clover meadow lucky little
 """)
-THING_TAILS = spread("""
-    lantern drum kite basket bell hat cup blanket whistle mirror chest ladder clock boat flute doll spoon kettle
-    umbrella scarf chair lamp puppet wheel box bottle ring mask rope vase comb broom
-""")
-ANIMALS = spread("cat dog rabbit parrot goat duck hen pony mouse turtle owl hamster")
+THING_TAILS = {  # what it may be made of
+    "lantern": "glass copper iron paper", "drum": "wood leather copper", "kite": "paper silk", "basket": "straw wood",
+    "bell": "silver copper iron glass", "hat": "straw wool leather silk", "cup": "clay glass silver wood copper",
+    "blanket": "wool silk cotton", "whistle": "wood silver clay", "mirror": "glass silver", "chest": "wood iron",
+    "ladder": "wood iron rope", "clock": "wood silver iron", "boat": "wood paper", "flute": "wood silver glass",
+    "doll": "wood clay cotton straw", "spoon": "wood silver iron", "kettle": "copper iron",
+    "umbrella": "silk paper cotton", "scarf": "wool silk cotton", "chair": "wood straw iron",
+    "lamp": "glass copper clay", "puppet": "wood cotton paper", "wheel": "wood iron stone",
+    "box": "wood paper leather", "bottle": "glass clay leather", "ring": "silver copper glass",
+    "mask": "wood leather paper", "rope": "straw silk cotton", "vase": "glass clay stone", "comb": "wood silver",
+    "broom": "straw wood", "bench": "wood stone", "coat": "wool leather", "pipe": "wood clay",
+    "crown": "paper silver glass",
+}  # fmt: skip
+ANIMALS = {  # what such an animal does
+    "cat": "purrs when it is happy", "dog": "barks at strangers", "rabbit": "has long ears",
+    "parrot": "can learn to talk", "goat": "climbs on rocks", "duck": "swims well", "hen": "lays eggs",
+    "pony": "is a small horse", "mouse": "is very small", "turtle": "walks slowly", "owl": "flies at night",
+    "hamster": "sleeps all day", "donkey": "carries heavy bags", "lamb": "is a young sheep",
+}  # fmt: skip
 PET_LIKES = (
     "warm milk", "fresh grass", "old cheese", "sweet carrots", "the sunny window", "the big oak tree",
     "the soft red cushion",
