@@ -73,7 +73,7 @@ def told_wrongly(world, text):
     wrong, right = [], 0
     for wording, relation, meaning in claims:
         for subject, value in re.findall(wording, text):
-            if relation in ("lives_in", "spouse") and subject not in people:  # a pronoun, or a pet where its owner lives
+            if relation in ("lives_in", "spouse") and subject not in people:  # a pronoun or a pet
                 continue
             true = facts.get((subject, relation))
             if true is None or meaning(value) != true:
@@ -93,7 +93,7 @@ def test_the_text_agrees_with_the_facts(seed):
     world = ToyWorld(seed)
     text = "\n".join(text for _, text in world.documents("train", 0, 6000))
     wrong, right = told_wrongly(world, text)
-    assert not wrong and right > 2000
+    assert not wrong and right > 1000
 
 
 def test_every_fact_about_people_and_goods_is_told(world):
