@@ -1,6 +1,7 @@
 """Types of the compiled extension. Arrays are C-contiguous."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,3 +26,30 @@ class BpeTrainer:
     def __init__(self) -> None: ...
     def add(self, texts: Iterable[str], threads: int) -> None: ...
     def train(self, merges: int, progress: Callable[[int], object] | None = None) -> list[tuple[int, int]]: ...
+
+# --- CPU kernels (csrc/bindings/cpu.cpp): CPU tensors of torch ---
+
+def cpu_isa() -> str: ...
+def cpu_isas() -> list[str]: ...
+def set_cpu_isa(name: str) -> None: ...
+def rotary_qk_norm_forward(
+    q: Any, k: Any, cos: Any, sin: Any, scale: float, eps: float, out_q: Any, out_k: Any
+) -> None: ...
+def rotary_qk_norm_backward(
+    grad_q: Any, grad_k: Any, q: Any, k: Any, cos: Any, sin: Any, scale: float, eps: float, dq: Any, dk: Any
+) -> None: ...
+def linear_softcap_cross_entropy_losses(
+    x: Any, weight: Any, targets: Any, vocab_size: int, softcap: float, ignore_index: int, losses: Any
+) -> None: ...
+def linear_softcap_cross_entropy_losses_and_grads(
+    x: Any,
+    weight: Any,
+    targets: Any,
+    token_scale: Any,
+    vocab_size: int,
+    softcap: float,
+    ignore_index: int,
+    losses: Any,
+    dx: Any,
+    dweight: Any,
+) -> None: ...

@@ -1,8 +1,232 @@
-// Python bindings of csrc/cpu.
+// Python bindings of csrc/cpu: each checks shapes, dtypes and strides, releases the GIL and calls the kernel of the
+// instruction set in use.
+#include <string>
+
 #include "bindings/view.h"
+#include "common/isa.h"
+#include "cpu/linear_softcap_cross_entropy.h"
+#include "cpu/rotary_qk_norm.h"
 
 namespace pynanochat {
 
-void bind_cpu(py::module_&) {}
+namespace {
+
+using std::int64_t;
+using std::string;
+
+void require(bool holds, const string& message) {
+    if (!holds) throw ShapeError(message);
+}
+
+string shape_text(const Tensor& x) {
+    string text = "(";
+    for (int i = 0; i < x.dims; ++i) text += (i ? ", " : "") + std::to_string(x.shape[i]);
+    return text + ")";
+}
+
+// A CPU tensor with `dims` dimensions of fp32 or bf16 whose last dimension is dense.
+Tensor floats(py::handle tensor, const char* name, int dims) {
+    const Tensor x = view(tensor, name);
+    require(!x.on_cuda, string(name) + " is on a GPU; the cpu backend takes CPU tensors");
+    require(x.dims == dims, string(name) + " has shape " + shape_text(x) + "; expected " + std::to_string(dims) + " dimensions");
+    require(x.dtype == DType::f32 || x.dtype == DType::bf16, string(name) + ": the cpu backend takes float32 and bfloat16");
+    require(x.shape[dims - 1] <= 1 || x.stride[dims - 1] == 1,
+            string(name) + " has stride " + std::to_string(x.stride[dims - 1]) + " in its last dimension; expected 1");
+    return x;
+}
+
+void require_shape(const Tensor& x, const char* name, std::initializer_list<int64_t> shape) {
+    bool same = x.dims == static_cast<int>(shape.size());
+    string wanted;
+    int i = 0;
+    for (int64_t n : shape) {
+        same = same && x.shape[i] == n;
+        wanted += (i++ ? ", " : "") + std::to_string(n);
+    }
+    require(same, string(name) + " has shape " + shape_text(x) + "; expected (" + wanted + ")");
+}
+
+// --- rotary_qk_norm ---
+
+void copy_strides(int64_t (&to)[3], const Tensor& x) {
+    for (int i = 0; i < 3; ++i) to[i] = x.stride[i];
+}
+
+RotaryQkNorm::Side rotary_side(const RotaryQkNorm& op, DType dtype, py::handle x_, py::handle grad_, py::handle out_) {
+    const Tensor x = floats(x_, "q or k", 4), out = floats(out_, "out", 4);
+    require_shape(x, "q or k", {op.batch, op.positions, x.shape[2], 2 * op.half});
+    require_shape(out, "out", {op.batch, op.positions, x.shape[2], 2 * op.half});
+    require(x.dtype == dtype && out.dtype == dtype, "q, k and their results must have one dtype");
+    RotaryQkNorm::Side side{};
+    side.heads = x.shape[2];
+    side.x = x.data;
+    side.out = out.data;
+    copy_strides(side.x_stride, x);
+    copy_strides(side.out_stride, out);
+    if (!grad_.is_none()) {
+        const Tensor grad = floats(grad_, "grad", 4);
+        require_shape(grad, "grad", {op.batch, op.positions, x.shape[2], 2 * op.half});
+        require(grad.dtype == dtype, "gradients must have the dtype of q and k");
+        side.grad = grad.data;
+        copy_strides(side.grad_stride, grad);
+    }
+    return side;
+}
+
+RotaryQkNorm rotary(py::handle q, py::handle k, py::handle cos_, py::handle sin_, float scale, float eps, py::handle dq,
+                    py::handle dk, py::handle out_q, py::handle out_k) {
+    const Tensor first = floats(q, "q", 4);
+    const int64_t size = first.shape[3];
+    require(size % 2 == 0 && size <= 2 * rotary_max_half,
+            "head dim " + std::to_string(size) + ": the cpu backend takes even ones up to " + std::to_string(2 * rotary_max_half));
+    const int dims = view(cos_, "cos").dims == 3 ? 3 : 2;
+    const Tensor cos = floats(cos_, "cos", dims), sin = floats(sin_, "sin", dims);
+    require(cos.dtype == DType::f32 && sin.dtype == DType::f32, "cos and sin must be float32");
+    RotaryQkNorm op{};
+    op.batch = first.shape[0];
+    op.positions = first.shape[1];
+    op.half = size / 2;
+    for (const Tensor* table : {&cos, &sin}) {
+        if (dims == 3)
+            require_shape(*table, "cos or sin", {op.batch, op.positions, op.half});
+        else
+            require_shape(*table, "cos or sin", {op.positions, op.half});
+    }
+    op.table_stride[0] = dims == 3 ? cos.stride[0] : 0;
+    op.table_stride[1] = cos.stride[dims - 2];
+    for (int i = 0; i < dims; ++i)
+        require(cos.stride[i] == sin.stride[i] || cos.shape[i] <= 1, "cos and sin must have equal strides");
+    op.cos = cos.as<float>();
+    op.sin = sin.as<float>();
+    op.scale = scale;
+    op.eps = eps;
+    op.is_bf16 = first.dtype == DType::bf16;
+    op.side[0] = rotary_side(op, first.dtype, q, dq, out_q);
+    op.side[1] = rotary_side(op, first.dtype, k, dk, out_k);
+    return op;
+}
+
+void bind_rotary_qk_norm(py::module_& module) {
+    module.def(
+        "rotary_qk_norm_forward",
+        [](py::handle q, py::handle k, py::handle cos, py::handle sin, float scale, float eps, py::handle out_q,
+           py::handle out_k) {
+            const RotaryQkNorm op = rotary(q, k, cos, sin, scale, eps, py::none(), py::none(), out_q, out_k);
+            py::gil_scoped_release release;
+            PYNANOCHAT_CALL(rotary_qk_norm_forward, op);
+        },
+        "Writes rotated, normalised q and k into out_q and out_k.");
+    module.def(
+        "rotary_qk_norm_backward",
+        [](py::handle grad_q, py::handle grad_k, py::handle q, py::handle k, py::handle cos, py::handle sin, float scale,
+           float eps, py::handle dq, py::handle dk) {
+            const RotaryQkNorm op = rotary(q, k, cos, sin, scale, eps, grad_q, grad_k, dq, dk);
+            py::gil_scoped_release release;
+            PYNANOCHAT_CALL(rotary_qk_norm_backward, op);
+        },
+        "Writes the gradients of q and k into dq and dk.");
+}
+
+// --- linear_softcap_cross_entropy ---
+
+// Throws where a target is neither a class nor ignore_index.
+void check_targets(const LinearSoftcapCrossEntropy& op) {
+    for (int64_t i = 0; i < op.tokens; ++i) {
+        const int64_t target = op.targets[i * op.targets_stride];
+        require(target == op.ignore_index || (target >= 0 && target < op.vocabulary),
+                "targets[" + std::to_string(i) + "] = " + std::to_string(target) + " is neither in [0, " +
+                    std::to_string(op.vocabulary) + ") nor ignore_index " + std::to_string(op.ignore_index));
+    }
+}
+
+LinearSoftcapCrossEntropy cross_entropy(py::handle x_, py::handle weight_, py::handle targets_, int64_t vocabulary,
+                                        float softcap, int64_t ignore_index, py::handle losses_) {
+    const Tensor x = floats(x_, "x", 2), weight = floats(weight_, "weight", 2), losses = floats(losses_, "losses", 1);
+    const Tensor targets = view(targets_, "targets");
+    LinearSoftcapCrossEntropy op{};
+    op.tokens = x.shape[0];
+    op.channels = x.shape[1];
+    op.vocabulary = vocabulary;
+    require(vocabulary >= 1 && vocabulary <= weight.shape[0], "vocab_size " + std::to_string(vocabulary) +
+                                                                  " is not in [1, " + std::to_string(weight.shape[0]) + "]");
+    require(op.channels >= 1, "x has no channels");
+    require_shape(weight, "weight", {weight.shape[0], op.channels});
+    require_shape(losses, "losses", {op.tokens});
+    require_shape(targets, "targets", {op.tokens});
+    require(targets.dtype == DType::i64 && !targets.on_cuda, "targets must be int64 on the CPU");
+    require(losses.dtype == DType::f32, "losses must be float32");
+    require(softcap > 0, "softcap " + std::to_string(softcap) + " must be above 0");
+    op.x = x.data;
+    op.x_stride = x.stride[0];
+    op.x_is_bf16 = x.dtype == DType::bf16;
+    op.weight = weight.data;
+    op.weight_stride = weight.stride[0];
+    op.weight_is_bf16 = weight.dtype == DType::bf16;
+    op.targets = targets.as<int64_t>();
+    op.targets_stride = targets.stride[0];
+    op.ignore_index = ignore_index;
+    op.softcap = softcap;
+    op.losses = losses.as<float>();
+    return op;
+}
+
+void cross_entropy_gradients(LinearSoftcapCrossEntropy& op, py::handle token_scale_, py::handle dx_, py::handle dweight_) {
+    const Tensor scale = view(token_scale_, "token_scale"), dx = floats(dx_, "dx", 2), dweight = floats(dweight_, "dweight", 2);
+    require(scale.dtype == DType::f32 && !scale.on_cuda, "token_scale must be float32 on the CPU");
+    require_shape(scale, "token_scale", {op.tokens});
+    require_shape(dx, "dx", {op.tokens, op.channels});
+    require_shape(dweight, "dweight", {op.vocabulary, op.channels});
+    require(dx.contiguous() && (dx.dtype == DType::bf16) == op.x_is_bf16, "dx must be dense and have x's dtype");
+    require(dweight.contiguous() && dweight.dtype == DType::f32, "dweight must be dense float32");
+    op.token_scale = scale.as<float>();
+    op.token_scale_stride = scale.stride[0];
+    op.dx = dx.data;
+    op.dweight = dweight.as<float>();
+}
+
+void run_cross_entropy(const LinearSoftcapCrossEntropy& op) {
+    if (op.tokens == 0) return;
+    py::gil_scoped_release release;
+    check_targets(op);
+    PYNANOCHAT_CALL(linear_softcap_cross_entropy, op);
+}
+
+void bind_linear_softcap_cross_entropy(py::module_& module) {
+    module.def(
+        "linear_softcap_cross_entropy_losses",
+        [](py::handle x, py::handle weight, py::handle targets, int64_t vocab_size, float softcap, int64_t ignore_index,
+           py::handle losses) {
+            run_cross_entropy(cross_entropy(x, weight, targets, vocab_size, softcap, ignore_index, losses));
+        },
+        "Writes each token's loss.");
+    module.def(
+        "linear_softcap_cross_entropy_losses_and_grads",
+        [](py::handle x, py::handle weight, py::handle targets, py::handle token_scale, int64_t vocab_size, float softcap,
+           int64_t ignore_index, py::handle losses, py::handle dx, py::handle dweight) {
+            LinearSoftcapCrossEntropy op = cross_entropy(x, weight, targets, vocab_size, softcap, ignore_index, losses);
+            cross_entropy_gradients(op, token_scale, dx, dweight);
+            run_cross_entropy(op);
+        },
+        "Writes each token's loss, and the gradients of sum(token_scale * losses); dweight (vocab_size, C) is float32.");
+}
+
+}  // namespace
+
+void bind_cpu(py::module_& module) {
+    module.def("cpu_isa", [] { return isa_name(isa()); }, "The instruction set that the CPU kernels use.");
+    module.def("set_cpu_isa", &set_isa, py::arg("name"),
+               "Choose the kernels' instruction set: portable, avx2, avx512, avx512bf16 or auto. ValueError if the CPU lacks it.");
+    module.def(
+        "cpu_isas",
+        [] {
+            py::list names;
+            for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16})
+                if (isa_supported(isa)) names.append(isa_name(isa));
+            return names;
+        },
+        "The instruction sets that this CPU has and the kernels know, worst first.");
+    bind_rotary_qk_norm(module);
+    bind_linear_softcap_cross_entropy(module);
+}
 
 }  // namespace pynanochat

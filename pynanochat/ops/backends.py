@@ -15,6 +15,8 @@ import importlib.resources
 import json
 import os
 
+import torch
+
 from pynanochat.errors import BackendError
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
@@ -65,15 +67,16 @@ def verified(architecture: str) -> frozenset[tuple[str, str]]:
 @functools.cache
 def architecture(device_index: int) -> str:
     """The compute capability of a GPU, as "sm_90"."""
-    import torch
-
     major, minor = torch.cuda.get_device_capability(device_index)
     return f"sm_{major}{minor}"
 
 
-def choose(op: str, device) -> str:
-    """The backend that `op` uses for tensors on `device` (a torch.device)."""
+def choose(op: str, tensor) -> str:
+    """The backend that `op` uses for `tensor`: by its device, and the reference for float64, which no kernel takes."""
     have = _implementations[op]
+    device = tensor.device
+    if tensor.dtype == torch.float64:
+        return "reference"
     wanted = forced()
     if wanted is not None:
         return wanted if wanted in have else "reference"
@@ -87,5 +90,5 @@ def choose(op: str, device) -> str:
 
 
 def pick(op: str, tensor):
-    """The implementation of `op` for `tensor`'s device."""
-    return _implementations[op][choose(op, tensor.device)]
+    """The implementation of `op` for `tensor`."""
+    return _implementations[op][choose(op, tensor)]

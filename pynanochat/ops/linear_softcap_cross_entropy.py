@@ -15,8 +15,10 @@ import types
 
 import torch
 
+from pynanochat import _C
 from pynanochat.errors import UsageError
 from pynanochat.ops.backends import implement, pick
+from pynanochat.ops.register import define, differentiate
 
 CHUNK = 1024  # tokens
 
@@ -43,7 +45,7 @@ def losses_and_grads_reference(x, weight, targets, token_scale, vocab_size, soft
     head = weight[:vocab_size].to(x.dtype)
     losses, dx = [], torch.empty_like(x)
     dweight = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, wide), device=x.device)
-    for start in range(0, x.size(0), CHUNK):
+    for start in range(0, max(1, x.size(0)), CHUNK):
         part = slice(start, start + CHUNK)
         loss, dlogits, squashed, kept = _chunk_losses(x[part], head, targets[part], softcap, ignore_index)
         losses.append(loss)
@@ -62,39 +64,124 @@ implement(
 )
 
 
+# --- cpu ---
+
+
+def _dense(x):
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def losses_cpu(x, weight, targets, vocab_size, softcap, ignore_index):
+    losses = torch.empty(x.size(0), dtype=torch.float32)
+    _C.linear_softcap_cross_entropy_losses(
+        _dense(x), _dense(weight), targets, vocab_size, softcap, ignore_index, losses
+    )
+    return losses
+
+
+def losses_and_grads_cpu(x, weight, targets, token_scale, vocab_size, softcap, ignore_index):
+    losses, dx = torch.empty(x.size(0), dtype=torch.float32), torch.empty(x.shape, dtype=x.dtype)
+    dweight = torch.empty(weight.shape, dtype=torch.float32)
+    dweight[vocab_size if x.size(0) else 0 :] = 0
+    _C.linear_softcap_cross_entropy_losses_and_grads(
+        _dense(x),
+        _dense(weight),
+        targets,
+        token_scale.float(),
+        vocab_size,
+        softcap,
+        ignore_index,
+        losses,
+        dx,
+        dweight[:vocab_size],
+    )
+    return losses, dx, dweight.to(weight.dtype)
+
+
+implement(
+    "linear_softcap_cross_entropy",
+    "cpu",
+    types.SimpleNamespace(losses=losses_cpu, losses_and_grads=losses_and_grads_cpu),
+)
+
+
+# --- registration ---
+
+
+def _run_losses(x, *inputs):
+    return pick("linear_softcap_cross_entropy", x).losses(x, *inputs)
+
+
+def _run_losses_and_grads(x, *inputs):
+    return pick("linear_softcap_cross_entropy", x).losses_and_grads(x, *inputs)
+
+
+def _fake_losses(x, weight, targets, *settings):
+    return x.new_empty(x.size(0), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+_losses_op = define(
+    "linear_softcap_cross_entropy_losses(Tensor x, Tensor weight, Tensor targets, SymInt vocab_size, float softcap, "
+    "int ignore_index) -> Tensor",
+    _run_losses,
+    _fake_losses,
+)
+_losses_and_grads_op = define(
+    "linear_softcap_cross_entropy_losses_and_grads(Tensor x, Tensor weight, Tensor targets, Tensor token_scale, "
+    "SymInt vocab_size, float softcap, int ignore_index) -> (Tensor, Tensor, Tensor)",
+    _run_losses_and_grads,
+    lambda x, weight, *inputs: (_fake_losses(x, weight, None), x.new_empty(x.shape), weight.new_empty(weight.shape)),
+)
+
+
+def _losses(*inputs):
+    return (_losses_op if torch.compiler.is_compiling() else _run_losses)(*inputs)
+
+
+def _losses_and_grads(*inputs):
+    return (_losses_and_grads_op if torch.compiler.is_compiling() else _run_losses_and_grads)(*inputs)
+
+
 class _Reduced(torch.autograd.Function):
     """sum(token_scale · losses) whose gradient is taken in the forward pass."""
 
     @staticmethod
     def forward(ctx, x, weight, targets, token_scale, settings):
-        backend = pick("linear_softcap_cross_entropy", x)
-        if not any(ctx.needs_input_grad):
-            return (backend.losses(x, weight, targets, *settings) * token_scale).sum()
-        losses, dx, dweight = backend.losses_and_grads(x, weight, targets, token_scale, *settings)
+        losses, dx, dweight = _losses_and_grads(x, weight, targets, token_scale, *settings)
         ctx.save_for_backward(dx, dweight)
         return (losses * token_scale).sum()
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         dx, dweight = ctx.saved_tensors
         return dx * grad.to(dx.dtype), dweight * grad.to(dweight.dtype), None, None, None
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:3])
+    ctx.settings = inputs[3:]
 
 
 class _PerToken(torch.autograd.Function):
     """losses (N,); the backward pass computes the logits again, a chunk at a time."""
 
     @staticmethod
-    def forward(ctx, x, weight, targets, settings):
-        ctx.save_for_backward(x, weight, targets)
-        ctx.settings = settings
-        return pick("linear_softcap_cross_entropy", x).losses(x, weight, targets, *settings)
+    def forward(ctx, *inputs):
+        _setup_context(ctx, inputs, None)
+        return _run_losses(*inputs)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, weight, targets = ctx.saved_tensors
-        backend = pick("linear_softcap_cross_entropy", x)
-        _, dx, dweight = backend.losses_and_grads(x, weight, targets, grad, *ctx.settings)
-        return dx, dweight, None, None
+        return *_run_losses_and_grads(*ctx.saved_tensors, grad, *ctx.settings)[1:], *[None] * 4
+
+
+differentiate(
+    "linear_softcap_cross_entropy_losses",
+    _setup_context,
+    lambda ctx, grad: (*_losses_and_grads_op(*ctx.saved_tensors, grad, *ctx.settings)[1:], *[None] * 4),
+)
 
 
 def linear_softcap_cross_entropy(
@@ -109,8 +196,10 @@ def linear_softcap_cross_entropy(
         raise UsageError(f"reduction={reduction!r}: use 'mean', 'sum' or 'none'")
     settings = (weight.size(0) if vocab_size is None else vocab_size, softcap, ignore_index)
     if reduction == "none":
-        return _PerToken.apply(x, weight, targets, settings)
+        return (_losses_op if torch.compiler.is_compiling() else _PerToken.apply)(x, weight, targets, *settings)
     kept = (targets != ignore_index).sum() if reduction == "mean" else torch.ones((), device=x.device)
     wide = torch.promote_types(x.dtype, torch.float32)
     token_scale = (1.0 / kept.clamp_min(1).to(wide)).expand(x.size(0))
-    return _Reduced.apply(x, weight, targets, token_scale, settings)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _Reduced.apply(x, weight, targets, token_scale, settings)
+    return (_losses(x, weight, targets, *settings) * token_scale).sum()
