@@ -26,6 +26,7 @@ class KVCache:
         """`lengths` as Python knows them, so that asking costs no transfer from a GPU."""
         self.lengths = torch.zeros(0, dtype=torch.int64, device=device)
         self.previous = None
+        self._at = None
         shape = (0, 0, config.n_kv_head, config.head_dim)
         self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
         self._values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
@@ -44,11 +45,12 @@ class KVCache:
         positions = k.size(1)
         slots = max(self.counts) + positions
         self._reserve(layer, self.rows, slots)
-        row = torch.arange(self.rows, device=self.device)[:, None]
-        at = self.lengths[:, None] + torch.arange(positions, device=self.device)
+        if self._at is None or self._at[1].size(1) != positions:  # once for all layers of a forward pass
+            row = torch.arange(self.rows, device=self.device)[:, None]
+            self._at = row, self.lengths[:, None] + torch.arange(positions, device=self.device)
         stored = []
         for storage, new in ((self._keys[layer], k), (self._values[layer], v)):
-            storage[row, at] = new
+            storage[self._at] = new
             stored.append(storage[: self.rows, :slots])
         return stored
 
@@ -56,6 +58,7 @@ class KVCache:
         """Every row is `positions` longer."""
         self.counts = [count + positions for count in self.counts]
         self.lengths = self.lengths + positions
+        self._at = None
 
     def append(self, other: "KVCache", times: int = 1) -> None:
         """Add every row of `other`, each `times` times in a row."""
@@ -89,6 +92,7 @@ class KVCache:
         self._sync_lengths()
 
     def _sync_lengths(self):
+        self._at = None
         self.lengths = torch.tensor(self.counts, dtype=torch.int64, device=self.device)
 
     def _reserve(self, layer, rows, slots):
