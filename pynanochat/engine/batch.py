@@ -15,6 +15,7 @@ import torch
 from pynanochat.engine.kv_cache import KVCache
 from pynanochat.engine.sampler import Sampling, sample, uniform
 from pynanochat.engine.tool_state import ToolState
+from pynanochat.errors import CheckpointError
 
 
 class Token(NamedTuple):
@@ -83,6 +84,7 @@ class Batch:
             sequence.tool = ToolState(self.tokenizer) if tools else None
         self._joining.append((prompt, sequences))
 
+    @torch.inference_mode()
     def remove(self, sequence: Sequence) -> None:
         """Give up a running sequence."""
         row = self.running.index(sequence)
@@ -92,7 +94,10 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Sequence, Token]]:
-        """One token for every sequence; those whose token has a `finish` are gone afterwards."""
+        """One token for every sequence; those whose token has a `finish` are gone afterwards.
+
+        Raises CheckpointError where the model has no next token because its logits are not numbers.
+        """
         logits = []
         if self.running:
             last = torch.tensor([[sequence.tokens[-1]] for sequence in self.running], device=self.device)
@@ -103,6 +108,10 @@ class Batch:
         samplings = [sequence.sampling for sequence in self.running]
         numbers = [sequence.number() for sequence in self.running]
         sampled = sample(torch.cat(logits), samplings, numbers).tolist()
+        if max(sampled) >= self.model.config.vocab_size:
+            raise CheckpointError(
+                "the model's logits are not numbers: it has diverged; use an earlier checkpoint of it"
+            )
         taken = [(sequence, sequence.take(token)) for sequence, token in zip(self.running, sampled, strict=True)]
         for sequence, token in taken:
             if token.finish:

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from pynanochat.engine import Engine
-from pynanochat.errors import UsageError
+from pynanochat.engine.batch import Batch, Sequence
+from pynanochat.engine.sampler import Sampling
+from pynanochat.errors import CheckpointError, UsageError
 from tests.engine.fakes import ByteTokenizer, Scripted, small_model
 
 TOKENIZER = ByteTokenizer()
@@ -213,3 +215,35 @@ def test_leaving_the_iterator_early_is_fine():
     next(tokens)
     tokens.close()
     assert len(engine.complete("ab", max_tokens=5, temperature=0, stop_tokens=(), tools=False).encode()) >= 1
+
+
+def test_sequences_join_and_leave_at_any_time():
+    """What the others do never changes a sequence: each gets the tokens it gets alone."""
+    model = small_model()
+    prompts = [prompt_of(n, seed=n) for n in (3, 20, 7, 41, 15)]
+    alone = [
+        ids_of(Engine(model, TOKENIZER).generate(p, max_tokens=25, temperature=0, stop_tokens=())) for p in prompts
+    ]
+    sequences = [Sequence(i, Sampling(0), 0, 0, 25, frozenset()) for i in range(5)]
+    batch, steps = Batch(model, TOKENIZER), 0
+    while steps < 60:
+        if steps % 4 == 0 and steps // 4 < 5:
+            batch.add(prompts[steps // 4], [sequences[steps // 4]], tools=False)
+        if steps == 11:
+            batch.remove(sequences[1])  # in the middle of its answer, from outside of a step
+        if batch.busy:
+            batch.step()
+        steps += 1
+    assert not batch.busy and batch.cache.rows == 0
+    for i, sequence in enumerate(sequences):
+        assert sequence.tokens == (alone[i][: len(sequence.tokens)] if i == 1 else alone[i])
+    assert len(sequences[1].tokens) == 11 - 4
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 0}, {"top_k": 0, "top_p": 0.5}])
+def test_a_model_that_diverged(settings):
+    model = small_model()
+    with torch.no_grad():
+        model.lm_head.weight[7] = float("nan")
+    with pytest.raises(CheckpointError, match="diverged"):
+        list(Engine(model, TOKENIZER).generate([1, 2], **settings))
