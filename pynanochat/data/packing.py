@@ -30,7 +30,6 @@ class DocumentBuffer:
         self._keys: list[tuple[int, int]] = []  # (length, -arrival), sorted: pops near the end of the list are cheap
         self._tokens: dict[int, np.ndarray] = {}
         self._arrivals = 0
-        self.dropped = 0  # tokens of cropped documents
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -41,12 +40,10 @@ class DocumentBuffer:
         self._arrivals += 1
 
     def take(self, room: int) -> np.ndarray:
-        """Remove and return the longest document of at most `room` tokens, or else the first `room` tokens of the
-        shortest, whose rest is lost."""
+        """Remove the longest document of at most `room` tokens, or else the shortest of all, which is longer."""
         place = bisect_right(self._keys, (room, 1)) - 1
-        length, arrival = self._keys.pop(max(place, 0))
-        self.dropped += max(0, length - room)
-        return self._tokens.pop(arrival)[:room]
+        _, arrival = self._keys.pop(max(place, 0))
+        return self._tokens.pop(arrival)
 
     def in_order(self) -> list[np.ndarray]:
         """The documents in order of arrival; adding them to an empty buffer gives an equal one."""
@@ -59,6 +56,8 @@ class PackedLoader:
     source: what `open_source` gives. batch_size: rows of a batch. seq_len: T. buffer_documents: how many tokenized
     documents a row may choose from. threads: handed to the tokenizer. A pass that ends drops the last, unfilled row;
     its last batch may have fewer rows. Raises DataError when one whole pass does not fill a single row.
+
+    given_tokens and cropped_tokens count what this object has given and what it has cut off.
     """
 
     def __init__(
@@ -83,6 +82,7 @@ class PackedLoader:
         self.source, self.tokenizer, self.threads, self.epochs = source, tokenizer, threads, epochs
         self.batch_size, self.seq_len, self.buffer_documents = batch_size, seq_len, buffer_documents
         self.split, self.rank, self.world_size = split, rank, world_size
+        self.given_tokens = self.cropped_tokens = 0
         self._start_at(None)
 
     def _start_at(self, cursor: dict | None) -> None:
@@ -102,6 +102,7 @@ class PackedLoader:
         while filled < self.batch_size and self._fill(rows[filled]):
             filled += 1
         self._rows_given += filled
+        self.given_tokens += filled * (self.seq_len + 1)
         if not filled and not self._rows_given:
             raise DataError(
                 f"{self.source.name}: the {self.split} documents of rank {self.rank} of {self.world_size} do not fill "
@@ -118,7 +119,10 @@ class PackedLoader:
                 self._refill()
             if not self._buffer:
                 return False
-            piece = self._buffer.take(len(row) - at)
+            room = len(row) - at
+            document = self._buffer.take(room)
+            self.cropped_tokens += max(0, len(document) - room)
+            piece = document[:room]
             row[at : at + len(piece)] = piece
             at += len(piece)
         return True
@@ -134,6 +138,7 @@ class PackedLoader:
             bos = np.array([self.tokenizer.bos_id], np.int32)
             for ids in self.tokenizer.encode_batch([text for _, text in batch], self.threads):
                 # What lies beyond a row's length could never be used; cutting it here bounds the buffer's memory.
+                self.cropped_tokens += max(0, len(ids) - self.seq_len)
                 self._buffer.add(np.concatenate([bos, ids[: self.seq_len].astype(np.int32)]))
 
     def state_dict(self) -> dict:

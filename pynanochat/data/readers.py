@@ -158,21 +158,28 @@ class Rows:
         try:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=["text"]):
                 column = batch.column(0)
-                picks = [i for i in range(len(column)) if row + i >= self.start and self.wanted(row + i)]
-                for i in picks:
-                    text = self._cell(column[i], row + i)
+                numbers = [i for i in range(len(column)) if row + i >= self.start and self.wanted(row + i)]
+                picked = column if len(numbers) == len(column) else column.take(pa.array(numbers, pa.int64()))
+                for i, text in zip(numbers, self._strings(picked, row, numbers), strict=True):
                     if text:
                         yield row + i, text
                 row += len(column)
         except (pa.ArrowException, OSError) as error:
             raise damaged_parquet(self.path, f"row group {group}", error) from None
 
-    def _cell(self, cell, row: int) -> str | None:
+    def _strings(self, column, row: int, numbers: list[int]) -> list[str | None]:
+        """The cells as strings; `numbers` are their places after `row`, to name the one that is not UTF-8."""
         try:
-            value = cell.as_py()
-            return value.decode("utf-8") if isinstance(value, bytes) else value
-        except UnicodeDecodeError as error:
-            raise self._not_utf8(f"row {row}, byte {error.start} of the text") from None
+            return [cell.decode("utf-8") if isinstance(cell, bytes) else cell for cell in column.to_pylist()]
+        except UnicodeDecodeError:
+            for number, cell in zip(numbers, column, strict=True):
+                try:
+                    value = cell.as_py()
+                    if isinstance(value, bytes):
+                        value.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise self._not_utf8(f"row {row + number}, byte {error.start} of the text") from None
+            raise
 
     def _not_utf8(self, place: str) -> DataError:
         return DataError(f"{self.path}: not UTF-8 at {place}; convert it, for example with iconv -t UTF-8")

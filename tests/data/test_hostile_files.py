@@ -44,6 +44,13 @@ def parquet_not_utf8(path):
     pq.write_table(pa.table({"text": raw}), path)
 
 
+def parquet_strings_not_utf8(path):
+    good = pa.array(["fine", "also fine", "AB bad"])
+    data = good.buffers()[2].to_pybytes().replace(b"AB", b"\xff\xfe")
+    broken = pa.Array.from_buffers(pa.string(), 3, [None, good.buffers()[1], pa.py_buffer(data)])
+    pq.write_table(pa.table({"text": broken}), path)
+
+
 def parquet_without_rows(path):
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
 
@@ -116,6 +123,7 @@ CASES = [
     (no_text_column, "parquet", "no column `text`.*content"),
     (numbers_for_text, "parquet", "int64"),
     (parquet_not_utf8, "parquet", "row 1, byte 0"),
+    (parquet_strings_not_utf8, "parquet", "row 2, byte 0"),
     (parquet_without_rows, "parquet", "no rows"),
     (text_as_parquet, "parquet", "damaged or cut off"),
     (empty, "parquet", "empty"),

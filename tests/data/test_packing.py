@@ -70,7 +70,7 @@ def test_the_longest_that_fits_is_taken_and_the_shortest_is_cropped():
         buffer.add(np.full(length, length * 10 + len(buffer), np.int32))
     assert buffer.take(6).tolist() == [52] * 5  # of two with 5 the one that came first
     assert buffer.take(100).tolist() == [93] * 9
-    assert buffer.take(2).tolist() == [31] * 2 and buffer.dropped == 1
+    assert buffer.take(2).tolist() == [31] * 3  # none fits: the shortest, to be cropped
     assert buffer.take(5).tolist() == [54] * 5
     assert len(buffer) == 1
 
@@ -98,6 +98,12 @@ def test_resume_is_bit_equal(stop, buffer):
     for a, b in zip(expected, islice(resumed, 30), strict=True):
         assert np.array_equal(a, b)
     assert len(first) == stop
+
+
+def test_what_is_cropped_is_counted():
+    some = loader(["x" * 100, "y" * 3], batch_size=1, seq_len=9, buffer_documents=2)
+    assert "".join(map(chr, next(some)[0, 1:])) == "x" * 9
+    assert some.given_tokens == 10 and some.cropped_tokens >= 91
 
 
 def test_resume_near_the_end_of_a_pass():

@@ -1,0 +1,151 @@
+"""The data loader: packing against a plain scan of the buffer, reading against pyarrow alone, text of the toy world.
+
+    python -m pynanochat.bench.bench_data [--data FOLDER] [--seq-len 512] [--seconds 4]
+
+Packing is first shown to give the rows of a loop that looks at every document of the buffer for each piece, as loaders
+of this family do. `loader` is everything: reading, tokenizing (vocabulary 4,096, all threads) and packing.
+"""
+
+import argparse
+from itertools import islice
+
+import numpy as np
+
+from pynanochat.bench.harness import interleave, report, speedup
+from pynanochat.data import PackedLoader, open_source
+from pynanochat.data.packing import DocumentBuffer
+from pynanochat.data.readers import BATCH_ROWS
+from pynanochat.tokenizer import Tokenizer
+
+BUFFER = 1000
+ROWS = 2000
+
+
+class ScanBuffer:
+    """What DocumentBuffer does, by looking at every document each time."""
+
+    def __init__(self):
+        self.documents = []
+
+    def __len__(self):
+        return len(self.documents)
+
+    def add(self, tokens):
+        self.documents.append(tokens)
+
+    def take(self, room):
+        best = -1
+        for i, tokens in enumerate(self.documents):
+            if len(tokens) <= room and (best < 0 or len(tokens) > len(self.documents[best])):
+                best = i
+        if best < 0:
+            shortest = min(len(tokens) for tokens in self.documents)
+            best = max(i for i, tokens in enumerate(self.documents) if len(tokens) == shortest)
+        return self.documents.pop(best)
+
+
+def pack(buffer, documents, seq_len, rows):
+    """`rows` rows from `documents`, an endless cycle of token arrays, with any buffer."""
+    out = np.empty((rows, seq_len + 1), np.int32)
+    source = iter(documents)
+    for row in out:
+        at = 0
+        while at < len(row):
+            while len(buffer) < BUFFER:
+                document = next(source, None)
+                if document is None:
+                    source = iter(documents)
+                    continue
+                buffer.add(document)
+            piece = buffer.take(len(row) - at)[: len(row) - at]
+            row[at : at + len(piece)] = piece
+            at += len(piece)
+    return out
+
+
+def packing(documents, seq_len, seconds) -> dict:
+    """Proof of equal rows, then the times of both."""
+    ours, scan = (pack(buffer(), documents, seq_len, 300) for buffer in (DocumentBuffer, ScanBuffer))
+    assert np.array_equal(ours, scan)
+    run = {
+        "bisection": lambda: pack(DocumentBuffer(), documents, seq_len, ROWS),
+        "scan": lambda: pack(ScanBuffer(), documents, seq_len, ROWS),
+    }
+    times = interleave(run, seconds)
+    tokens = ROWS * (seq_len + 1)
+    return {
+        "case": "packing alone",
+        "M tokens/s": tokens / times["bisection"][0] / 1e6,
+        "of a scan, M tokens/s": tokens / times["scan"][0] / 1e6,
+        "times scan": speedup(times, "bisection", "scan"),
+    }
+
+
+def loading(name, source, tokenizer, seq_len, seconds) -> dict:
+    """Tokens a second of the whole loader, and what share of the time is the tokenizer's and the source's."""
+    loader = PackedLoader(source, tokenizer, batch_size=16, seq_len=seq_len)
+    next(loader)
+    texts = list(islice(source.texts("train"), 2000))
+    tokens = sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
+    batches = max(1, tokens // (16 * (seq_len + 1)))
+    times = interleave({"loader": lambda: [next(loader) for _ in range(batches)]}, seconds)
+    return {
+        "case": f"loader, {name}",
+        "M tokens/s": batches * 16 * (seq_len + 1) / times["loader"][0] / 1e6,
+        "cropped": loader.cropped_tokens / max(1, loader.cropped_tokens + loader.given_tokens),
+    }
+
+
+def reading(source, seconds) -> dict:
+    """Our reader of a parquet shard against pyarrow's own batches as Python strings."""
+    import pyarrow.parquet as pq
+
+    shard = source.shards("train")[0]
+
+    def plain():
+        with pq.ParquetFile(shard.path) as file:
+            batches = file.iter_batches(BATCH_ROWS, columns=["text"])
+            return sum(len(text) for batch in batches for text in batch.column(0).to_pylist())
+
+    def ours():
+        documents = source.documents("train", epochs=1)
+        return sum(len(text) for _, text in islice(documents, shard.rows))
+
+    assert ours() == plain()
+    times = interleave({"ours": ours, "pyarrow": plain}, seconds)
+    return {
+        "case": "reading parquet",
+        "M characters/s": plain() / times["ours"][0] / 1e6,
+        "times pyarrow alone": speedup(times, "ours", "pyarrow"),
+    }
+
+
+def writing(source, seconds) -> dict:
+    """The speed at which the toy world writes itself."""
+    size = sum(len(text.encode()) for _, text in source.world.documents("train", 0, 2000))
+    write = {"write": lambda: sum(len(text) for _, text in source.world.documents("train", 0, 2000))}
+    return {"case": "toy world text", "MB/s": size / interleave(write, seconds)["write"][0] / 1e6}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    p.add_argument("--data", help="a folder with parquet shards, to measure real text as well")
+    p.add_argument("--seq-len", type=int, default=512)
+    p.add_argument("--seconds", type=float, default=4.0, help="for each line of the table")
+    args = p.parse_args()
+    toy = open_source("toyworld")
+    sources = {"toy world": toy} | ({"folder": open_source(args.data)} if args.data else {})
+    table = [writing(toy, args.seconds)]
+    for name, source in sources.items():
+        texts = list(islice(source.texts("train"), 4000))
+        tokenizer = Tokenizer.train(texts, vocab_size=4096)
+        documents = [ids[: args.seq_len + 1].astype(np.int32) for ids in tokenizer.encode_batch(texts)]
+        table.append(packing([d for d in documents if len(d)], args.seq_len, args.seconds) | {"text": name})
+        table.append(loading(name, source, tokenizer, args.seq_len, args.seconds))
+        if name == "folder":
+            table.append(reading(source, args.seconds))
+    report("data", table)
+
+
+if __name__ == "__main__":
+    main()
