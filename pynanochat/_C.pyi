@@ -53,3 +53,39 @@ def linear_softcap_cross_entropy_losses_and_grads(
     dx: Any,
     dweight: Any,
 ) -> None: ...
+
+# --- CUDA kernels (csrc/bindings/cuda.cpp): GPU tensors of torch; `stream` is torch.cuda.Stream.cuda_stream ---
+
+def cuda_available() -> tuple[bool, str]:
+    """(True, "") where the CUDA kernels can run, else (False, reason)."""
+
+def cuda_architectures() -> str:
+    """The architectures compiled in, parted by commas, as CMake names them; "" where built without CUDA."""
+
+def launch_rotary_qk_norm(rows: int, head_dim: int, bytes: int, aligned: bool) -> dict[str, int]: ...
+def launch_linear_softcap_cross_entropy(rows: int, columns: int, bytes: int, aligned: bool) -> dict[str, int]: ...
+
+# the rest only where built with CUDA
+
+class CudaError(RuntimeError):
+    """A CUDA call that failed."""
+
+def cuda_rotary_qk_norm(
+    q: Any, k: Any, cos: Any, sin: Any, out_q: Any, out_k: Any, scale: float, eps: float, stream: int
+) -> None: ...
+def cuda_rotary_qk_norm_backward(
+    grad_q: Any,
+    grad_k: Any,
+    q: Any,
+    k: Any,
+    cos: Any,
+    sin: Any,
+    out_q: Any,
+    out_k: Any,
+    scale: float,
+    eps: float,
+    stream: int,
+) -> None: ...
+def cuda_linear_softcap_cross_entropy(
+    products: Any, targets: Any, token_scale: Any | None, losses: Any, softcap: float, ignore_index: int, stream: int
+) -> None: ...

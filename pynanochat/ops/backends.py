@@ -8,15 +8,18 @@ Every op file registers what it has with `implement(op, backend, function)`; the
 
 `PYNANOCHAT_BACKEND=NAME` forces one for every op that has it (the others use their reference). "Verified" means that a
 results file in bench/results (written by `pynanochat bench gpu`) lists op and backend as passed on this architecture.
+A forced backend that cannot run here (no GPU, not built) is a BackendError at the call, never a silent other one.
 """
 
 import functools
 import importlib.resources
+import importlib.util
 import json
 import os
 
 import torch
 
+from pynanochat import _C
 from pynanochat.errors import BackendError
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
@@ -58,10 +61,21 @@ def verified(architecture: str) -> frozenset[tuple[str, str]]:
     except (ModuleNotFoundError, FileNotFoundError):
         return frozenset()
     for file in files:
-        result = json.loads(file.read_text())
-        if result.get("architecture") == architecture:
-            passed |= {(entry["op"], entry["backend"]) for entry in result.get("verified", [])}
+        try:
+            result = json.loads(file.read_text())
+            if result["architecture"] == architecture:
+                passed |= {(entry["op"], entry["backend"]) for entry in result["verified"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged file verifies nothing
     return frozenset(passed)
+
+
+@functools.cache
+def missing(backend: str) -> str:
+    """What this installation lacks to run `backend` on a GPU that torch sees; "" where it lacks nothing."""
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "the triton package is not installed"
+    return "" if backend != "cuda" else _C.cuda_available()[1]
 
 
 @functools.cache
@@ -83,7 +97,7 @@ def choose(op: str, tensor) -> str:
     if device.type == "cuda":
         passed = verified(architecture(device.index or 0))
         for backend in ("cuda", "triton"):
-            if backend in have and (op, backend) in passed:
+            if backend in have and (op, backend) in passed and not missing(backend):
                 return backend
         return "reference"
     return "cpu" if device.type == "cpu" and "cpu" in have else "reference"

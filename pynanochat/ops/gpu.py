@@ -8,14 +8,13 @@ with cuda_stream("rms_norm", x) as stream:
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import types
 
 import torch
 
-from pynanochat import _C
 from pynanochat.errors import BackendError
+from pynanochat.ops.backends import missing
 
 _ELSE = "or unset PYNANOCHAT_BACKEND"
 
@@ -34,8 +33,8 @@ def _twin(op: str, name: str):
 
 
 def _triton_device(op: str, tensor):
-    if importlib.util.find_spec("triton") is None:
-        raise BackendError(f"{op}: the triton backend needs the triton package; pip install triton, {_ELSE}")
+    if missing("triton"):
+        raise BackendError(f"{op}: the triton backend cannot run: {missing('triton')}; pip install triton, {_ELSE}")
     if tensor.device.type == "cuda":
         return torch.cuda.device(tensor.device)
     if os.environ.get("TRITON_INTERPRET") != "1":
@@ -46,11 +45,6 @@ def _triton_device(op: str, tensor):
     return contextlib.nullcontext()
 
 
-def cuda_built() -> bool:
-    """True where the extension was compiled with nvcc, whatever this machine has."""
-    return bool(_C.cuda_architectures())
-
-
 @contextlib.contextmanager
 def cuda_stream(op: str, tensor):
     """Makes the tensor's GPU current, yields its stream as an integer. Raises BackendError where CUDA cannot run."""
@@ -58,8 +52,7 @@ def cuda_stream(op: str, tensor):
         raise BackendError(
             f"{op}: the cuda backend runs on GPUs and this tensor is on {tensor.device}; use --device cuda, {_ELSE}"
         )
-    able, reason = _C.cuda_available()
-    if not able:
-        raise BackendError(f"{op}: the cuda backend cannot run: {reason}; mend that, {_ELSE}")
+    if missing("cuda"):
+        raise BackendError(f"{op}: the cuda backend cannot run: {missing('cuda')}; mend that, {_ELSE}")
     with torch.cuda.device(tensor.device):
         yield torch.cuda.current_stream(tensor.device).cuda_stream

@@ -17,6 +17,7 @@ import torch
 
 from pynanochat import _C
 from pynanochat.errors import UsageError
+from pynanochat.ops import linear_softcap_cross_entropy_gpu
 from pynanochat.ops.backends import implement, pick
 from pynanochat.ops.register import define, differentiate
 
@@ -103,6 +104,8 @@ implement(
     "cpu",
     types.SimpleNamespace(losses=losses_cpu, losses_and_grads=losses_and_grads_cpu),
 )
+implement("linear_softcap_cross_entropy", "triton", linear_softcap_cross_entropy_gpu.triton)
+implement("linear_softcap_cross_entropy", "cuda", linear_softcap_cross_entropy_gpu.cuda)
 
 
 # --- registration ---

@@ -47,7 +47,7 @@ def chunked_losses_and_grads(rows, x, weight, targets, token_scale, vocab_size, 
     head = weight[:vocab_size].to(x.dtype)
     token_scale = token_scale.to(torch.float32)
     losses = torch.empty(x.size(0), dtype=torch.float32, device=x.device)
-    dx = torch.empty_like(x)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dweight = torch.zeros(weight.shape, dtype=torch.float32, device=x.device)
     for part, products in _products(x, head):
         rows(products, targets[part], token_scale[part], losses[part], softcap, ignore_index)

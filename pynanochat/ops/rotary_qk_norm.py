@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from pynanochat import _C
+from pynanochat.ops import rotary_qk_norm_gpu
 from pynanochat.ops.backends import choose, implement, pick
 from pynanochat.ops.register import define, differentiate
 
@@ -70,6 +71,8 @@ implement(
     types.SimpleNamespace(forward=rotary_qk_norm_reference, backward=backward_reference),
 )
 implement("rotary_qk_norm", "cpu", types.SimpleNamespace(forward=forward_cpu, backward=backward_cpu))
+implement("rotary_qk_norm", "triton", rotary_qk_norm_gpu.triton)
+implement("rotary_qk_norm", "cuda", rotary_qk_norm_gpu.cuda)
 
 
 # --- registration ---

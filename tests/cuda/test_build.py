@@ -11,7 +11,7 @@ import torch
 
 from pynanochat import _C
 from pynanochat.errors import BackendError
-from pynanochat.ops.gpu import cuda_stream
+from pynanochat.ops import linear_softcap_cross_entropy, rotary_qk_norm, rotary_table
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
@@ -46,9 +46,15 @@ def test_cpu_tensors_are_refused():
         _C.cuda_linear_softcap_cross_entropy(x[0, 0], torch.zeros(2).long(), None, torch.zeros(2), 15.0, -1, 0)
 
 
-def test_forced_backend_names_the_remedy():
-    with pytest.raises(BackendError, match="unset PYNANOCHAT_BACKEND"), cuda_stream("rms_norm", torch.zeros(1)):
-        pass
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_a_forced_backend_that_cannot_run_names_the_remedy(backend, monkeypatch):
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    x, (cos, sin) = torch.zeros(1, 2, 2, 8), rotary_table(2, 8, 10_000.0)
+    with pytest.raises(BackendError, match=f"{backend} backend runs on GPUs .*unset PYNANOCHAT_BACKEND"):
+        rotary_qk_norm(x, x, cos, sin)
+    with pytest.raises(BackendError, match=f"{backend} backend runs on GPUs .*unset PYNANOCHAT_BACKEND"):
+        linear_softcap_cross_entropy(x[0, 0], x[0, 1], torch.zeros(2).long())
 
 
 def ptxas_figures(source: Path, architecture: str, folder: Path) -> list[tuple[int, int, int]]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pynanochat.ops import linear_softcap_cross_entropy
 from pynanochat.ops import linear_softcap_cross_entropy_gpu as gpu
 
 OP = "linear_softcap_cross_entropy"
@@ -103,6 +104,33 @@ def test_target_outside_the_vocabulary_is_nan(backend, device):
     assert losses.isnan().tolist() == dx.isnan().any(1).tolist() == [False, True, True, False, False, False]
     alone = getattr(gpu, backend).losses(x, weight, targets, vocab_size, 15.0, -1)
     assert alone.isnan().tolist() == [False, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_public_op(backend, device, no_worse, monkeypatch, reduction):
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    x, weight, targets, scale, vocab_size = inputs((40, 48, 128, 120), torch.float32, device)
+    factor = {"mean": 1 / (targets != -1).sum().double(), "sum": 1.0, "none": scale.double()}[reduction]
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    loss = linear_softcap_cross_entropy(x, weight, targets, reduction=reduction, vocab_size=vocab_size)
+    dx, dweight = torch.autograd.grad((loss * scale).sum() if reduction == "none" else loss, (x, weight))
+    each = torch.ones_like(scale) * factor
+    theirs = plain(x, weight, targets, each.float(), vocab_size, 15.0, torch.float32)
+    truth = plain(x, weight, targets, each, vocab_size, 15.0, torch.float64)
+    no_worse("dx", dx, theirs[1], truth[1], 15.0)
+    no_worse("dweight", dweight, theirs[2], truth[2], 15.0)
+    total = truth[0] if reduction == "none" else (truth[0] * factor).sum()
+    torch.testing.assert_close(loss.double(), total, rtol=3e-6, atol=3e-6)
+
+
+def test_operators_are_registered_right(backend, device, monkeypatch):
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    x, weight, targets, scale, vocab_size = inputs((6, 8, 20, 18), torch.float32, device)
+    settings = (vocab_size, 15.0, -1)
+    losses = torch.ops.pynanochat.linear_softcap_cross_entropy_losses.default
+    torch.library.opcheck(losses, (x.requires_grad_(), weight.requires_grad_(), targets, *settings))
+    both = torch.ops.pynanochat.linear_softcap_cross_entropy_losses_and_grads.default
+    torch.library.opcheck(both, (x.detach()[:, ::2], weight.detach()[:, ::2], targets, scale, *settings))
 
 
 @pytest.mark.gpu

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pynanochat.ops import rotary_qk_norm_gpu
-from pynanochat.ops.rotary_qk_norm import rotary_qk_norm_reference, rotary_table
+from pynanochat.ops.rotary_qk_norm import rotary_qk_norm, rotary_qk_norm_reference, rotary_table
 
 OP = "rotary_qk_norm"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -99,6 +99,33 @@ def test_large_and_tiny_values(backend, device, no_worse):
 def test_no_tokens(backend, device):
     q, k, cos, sin, *_ = inputs((0, 4, 2, 1, 64), torch.float32, device)
     assert getattr(rotary_qk_norm_gpu, backend).forward(q, k, cos, sin, 1.0, 1e-6)[1].shape == k.shape
+
+
+@pytest.mark.parametrize("through", ["autograd", "dispatcher"])
+def test_public_op(backend, device, no_worse, monkeypatch, through):
+    """The op itself, the backend forced: its gradient, and the operator that torch.compile sees."""
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    q, k, cos, sin, grad_q, grad_k = inputs((2, 3, 4, 2, 64), torch.bfloat16, device)
+    op = rotary_qk_norm if through == "autograd" else torch.ops.pynanochat.rotary_qk_norm.default
+    q, k = q.requires_grad_(), k.requires_grad_()
+    out = op(q, k, cos, sin, 1.2, 1e-6)
+    ours = [*out, *torch.autograd.grad(out, (q, k), (grad_q, grad_k))]
+    theirs = plain(q, k, cos, sin, grad_q, grad_k, q.dtype)
+    truth = plain(q, k, cos, sin, grad_q, grad_k, torch.float64)
+    for what, mine, his, true in zip(("q", "k", "dq", "dk"), ours, theirs, truth, strict=True):
+        no_worse(what, mine, his, true)
+
+
+@pytest.mark.parametrize("layout", ["dense", "slice", "transposed"])
+def test_operator_is_registered_right(backend, device, monkeypatch, layout):
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    q, k, cos, sin, *_ = inputs((2, 3, 4, 4, 8), torch.float32, device)
+    if layout == "slice":
+        q = torch.cat([q, k], dim=2)[:, :, :4]
+    elif layout == "transposed":
+        q = q.transpose(1, 2).contiguous().transpose(1, 2)
+    q, k = q.requires_grad_(), k.requires_grad_()
+    torch.library.opcheck(torch.ops.pynanochat.rotary_qk_norm.default, (q, k, cos, sin, 1.2, 1e-6))
 
 
 @pytest.mark.gpu

@@ -1,0 +1,114 @@
+"""`pynanochat bench gpu` without a GPU: what it makes of the outcomes of a real pytest run, and the file it writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pynanochat.bench import gpu
+from pynanochat.errors import BackendError, UsageError
+from pynanochat.ops import backends
+
+TESTS = """
+import pytest
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _say_what_ran(request, record_property):
+    if "backend" in request.fixturenames:
+        record_property("op", "rms_norm")
+        record_property("backend", request.getfixturevalue("backend"))
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_first(backend):
+    assert backend == "triton", "wrong answer"
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda", "torch"])
+def test_second(backend):
+    if backend == "torch":
+        pytest.skip("not here")
+"""
+UNNAMED = "\n\ndef test_of_no_op():\n    assert False\n"
+
+
+def checkout(folder: Path, tests: str) -> Path:
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_rms_norm.py").write_text(tests)
+    (folder / "pyproject.toml").write_text('[tool.pytest.ini_options]\nmarkers = ["gpu: needs a GPU"]\n')
+    return folder
+
+
+def test_only_what_passed_whole_is_verified(tmp_path):
+    outcomes, finished = gpu.run_tests(checkout(tmp_path, TESTS), 120)
+    assert finished and len(outcomes) == 5
+    assert gpu.verified_pairs(outcomes, finished) == [{"op": "rms_norm", "backend": "triton", "tests": 2}]
+    summary = gpu.test_summary(outcomes, finished)
+    assert (summary["passed"], summary["failed"], summary["skipped"]) == (3, 1, 1)
+    assert [name.split("::")[1] for name in summary["failures"]] == ["test_first[cuda]"]
+
+
+def test_a_failure_that_names_no_op_verifies_nothing(tmp_path):
+    outcomes, finished = gpu.run_tests(checkout(tmp_path, TESTS + UNNAMED), 120)
+    assert finished and gpu.verified_pairs(outcomes, finished) == []
+
+
+@pytest.mark.parametrize("breaks", ["import os; os._exit(7)", "syntax error", "import time; time.sleep(60)"])
+def test_a_run_that_breaks_off_verifies_nothing(tmp_path, breaks):
+    outcomes, finished = gpu.run_tests(checkout(tmp_path, TESTS + breaks + "\n"), 8)
+    assert not finished and gpu.verified_pairs(outcomes, finished) == []
+
+
+def test_results_file(tmp_path, monkeypatch):
+    result = {"device": "NVIDIA H100 80GB HBM3", "architecture": "sm_90", "verified": [{"op": "a", "backend": "cuda"}]}
+    path = gpu.write_results(tmp_path / "results", result)
+    assert path.name == "NVIDIA-H100-80GB-HBM3.json" and json.loads(path.read_text()) == result
+    gpu.write_results(tmp_path / "results", result | {"verified": []})
+    assert json.loads(path.read_text())["verified"] == [] and len(list(path.parent.iterdir())) == 1
+
+
+def test_backends_read_it(tmp_path, monkeypatch):
+    gpu.write_results(
+        tmp_path / "results", {"device": "x", "architecture": "sm_90", "verified": [{"op": "a", "backend": "cuda"}]}
+    )
+    (tmp_path / "results" / "damaged.json").write_text("{")
+    monkeypatch.setattr(backends.importlib.resources, "files", lambda package: tmp_path)
+    backends.verified.cache_clear()
+    try:
+        assert backends.verified("sm_90") == {("a", "cuda")} and backends.verified("sm_80") == frozenset()
+    finally:
+        backends.verified.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_so_in_one_line():
+    with pytest.raises(BackendError, match="no GPU to check here"):
+        gpu.main([])
+    run = subprocess.run([sys.executable, "-m", "pynanochat", "bench", "gpu"], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stdout == "" and len(run.stderr.strip().splitlines()) == 1
+
+
+def test_needs_a_checkout(tmp_path, monkeypatch):
+    assert gpu.find_checkout().joinpath("tests/kernels").is_dir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "site-packages" / "bench" / "gpu.py"))
+    with pytest.raises(UsageError, match="from a checkout"):
+        gpu.find_checkout()
+
+
+def test_commit_says_when_files_were_changed(tmp_path):
+    assert gpu.commit(tmp_path) == "unknown"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "f").write_text("1")
+    for words in (["init", "-q"], ["add", "f"], ["commit", "-qm", "f"]):
+        subprocess.run([*git, *words], check=True)
+    head = gpu.commit(tmp_path)
+    assert len(head) == 40
+    (tmp_path / "f").write_text("2")
+    assert gpu.commit(tmp_path) == head + "+changes"

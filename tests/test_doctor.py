@@ -1,0 +1,55 @@
+"""`pynanochat doctor` reports whatever it meets, and never with a traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pynanochat import doctor
+from pynanochat.ops import backends
+
+
+def run(*flags, **environment):
+    command = [sys.executable, "-m", "pynanochat", "doctor", *flags]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_report():
+    report = run()
+    assert report.returncode == 0 and report.stderr == ""
+    for word in ("python", "torch", "CPU", "CUDA kernels", "triton", *backends.ops()):
+        assert word in report.stdout
+    assert "\x1b" not in report.stdout, "colours where there is no terminal"
+
+
+def test_bad_setting_is_a_problem_with_a_remedy():
+    report = run(PYNANOCHAT_BACKEND="gpu")
+    assert "problem: PYNANOCHAT_BACKEND=gpu" in report.stdout and "remedy:" in report.stdout
+    assert "Traceback" not in report.stdout + report.stderr
+
+
+def test_each_op_says_what_it_uses():
+    rows = {row[0]: row for row in doctor.examine().ops}
+    assert set(rows) == set(backends.ops())
+    assert all(len(row) == len(doctor.op_columns(doctor.examine())) for row in rows.values())
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("two\nlines"), ImportError("undefined symbol: x"), SystemExit(3)])
+def test_a_broken_part_does_not_hide_the_others(monkeypatch, capsys, raised):
+    def broken(findings):
+        raise raised
+
+    looks = [(name, broken if name == "the extension" else look, remedy) for name, look, remedy in doctor.LOOKS]
+    monkeypatch.setattr(doctor, "LOOKS", looks)
+    with pytest.raises(SystemExit) as stopped:
+        doctor.main([])
+    said = capsys.readouterr().out
+    assert stopped.value.code == 1
+    assert "problem: looking at the extension failed" in said and "remedy: reinstall" in said and "rms_norm" in said
+
+
+def test_table_in_a_terminal(capsys):
+    doctor.print_rich(doctor.examine())
+    said = capsys.readouterr().out
+    assert "rms_norm" in said and "torch" in said
