@@ -145,6 +145,22 @@ def test_decay_is_cautious_in_2026_and_plain_in_2025():
         assert (expected == 0).any() == (recipe == "2026")
 
 
+@pytest.mark.parametrize("shape", [(48, 80), (80, 48)])
+def test_2025_moves_as_torch_optim_muon(shape):
+    ours, _, _ = run(3, shape, "2025", torch.float32, ns_dtype=torch.bfloat16)
+    exact, _, _ = run(3, shape, "2025", torch.float32, ns_dtype=torch.float64)
+    theirs = [torch.nn.Parameter(p.clone()) for p in draw(99, 3, *shape, dtype=torch.float32)]
+    optimizer = torch.optim.Muon(theirs, lr=0.02, momentum=0.9, weight_decay=0.0, adjust_lr_fn="original")
+    for step in range(3):
+        for p, grad in zip(theirs, draw(step, 3, *shape, dtype=torch.float32), strict=True):
+            p.grad = grad
+        optimizer.step()
+    theirs = torch.stack([p.detach() for p in theirs])
+    moved = (exact - draw(99, 3, *shape, dtype=torch.float32)).norm()
+    assert (ours - exact).norm() <= 2 * (theirs - exact).norm()
+    assert (theirs - exact).norm() < 0.02 * moved
+
+
 @pytest.mark.parametrize("recipe", ["2025", "2026"])
 def test_bf16_iteration_stays_close(recipe):
     exact, _, _ = run(1, (64, 128), recipe, torch.float32, ns_dtype=torch.float64)
