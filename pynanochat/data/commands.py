@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pynanochat.data.hub import DEFAULT_NAME, DEFAULT_SHARDS, fetch
 from pynanochat.data.sources import SPLITS, open_source
-from pynanochat.data.toyworld import DEFAULT_ENTITIES, DEFAULT_MEGABYTES, ToyWorldSource
+from pynanochat.data.toyworld import DEFAULT_ENTITIES
+from pynanochat.data.toyworld_source import DEFAULT_MEGABYTES, ToyWorldSource
 from pynanochat.errors import DataError, UsageError
 
 FORMATS = ("parquet", "jsonl.gz")

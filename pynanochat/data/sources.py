@@ -54,7 +54,7 @@ def open_source(
     are kept and how many training shards are wanted. Raises DataError when the data cannot be had.
     """
     if spec == "toyworld":
-        from pynanochat.data.toyworld import ToyWorldSource
+        from pynanochat.data.toyworld_source import ToyWorldSource
 
         return ToyWorldSource(seed=seed, megabytes=toyworld_megabytes, entities=toyworld_entities)
     if spec == "hub" or spec.startswith("hub:"):

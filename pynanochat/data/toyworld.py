@@ -3,30 +3,27 @@
     world = ToyWorld(seed=0, entities=128)
     world.facts()                        # Fact(subject, relation, object) for everything the text tells
     world.document("train", 17)          # document 17 of the training split: the same on every machine and Python
-    ToyWorldSource(seed=0, megabytes=20) # the same as a source for the loader; a cursor is the index of a document
 
-Pages, stories, letters, lists and sums are written by toyworld_pages.py, toyworld_stories.py and toyworld_sums.py; what
-they say agrees with the facts. The pretraining text asks nobody about a fact in a direct question ("What is ...?"), so
-that questions can be held out for evaluation.
+Pages, stories, letters, lists and sums are written by toyworld_text.py and the files beside it; what they say agrees
+with the facts. toyworld_source.py hands the text to the loader. The text asks nobody about a fact in a direct question
+("What is ...?"), so that questions can be held out for evaluation.
 A training document is one whose CRC-32 is not divisible by eight and a validation document one whose CRC-32 is: no
 document of one split can occur in the other.
 """
 
-import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 from zlib import crc32
 
 from pynanochat.data import toyworld_words as words
-from pynanochat.errors import DataError, UsageError
+from pynanochat.errors import UsageError
 
 DEFAULT_ENTITIES = 128
-DEFAULT_MEGABYTES = 20.0
-VALIDATION_DOCUMENTS = 1000
 FEWEST_ENTITIES, MOST_ENTITIES = 60, 20_000
-VERSION = 1  # of the text; part of the data hash
+VERSION = 1  # of the text; part of the data hash: raise it whenever the text of a seed changes
 EXCLUSIVE = 8  # one text in so many may only stand in validation
 
 
@@ -172,9 +169,14 @@ class ToyWorld:
         self.foods = [Food(name, draw.between(1, 9), draw.pick(self.towns)) for name in draw.some(words.FOODS, foods)]
         self.people = self._make_people(draw, left - pets - goods)
         self.children = [p for p in self.people if p.child]
-        self.workers = {job: [p for p in self.people if p.job is job] for job in words.JOBS}
+        self.mothers = [p for p in self.people if p.woman and p.spouse]
+        self.menders = [p for p in self.people if not p.child and p.job.name in words.REPAIRS]
+        self.workers = grouped(self.people, lambda p: p.job)
+        self.eaters = grouped(self.people, lambda p: p.food)
+        self.wearers = grouped(self.people, lambda p: p.color)
         self.pets = self._make_pets(draw, pets)
         self.goods = self._make_goods(draw, goods)
+        self.colored = grouped(self.goods, lambda thing: thing.color)
         self._befriend(draw)
         for made in (*self.foods, *self.goods):
             (made.town.foods if isinstance(made, Food) else made.town.goods).append(made)
@@ -333,6 +335,14 @@ class ToyWorld:
             index += step
 
 
+def grouped(items: list, key) -> defaultdict:
+    """The items by key, in their order."""
+    groups = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
+
+
 def names_for(draw: Draw, known: list[str], n: int) -> list[str]:
     """n different names: known ones first, then ones made of sounds."""
     names = draw.some(known, n)
@@ -346,59 +356,3 @@ def names_for(draw: Draw, known: list[str], n: int) -> list[str]:
             taken.add(made)
             names.append(made)
     return names
-
-
-class ToyWorldSource:
-    """The toy world as a source: see sources.py. megabytes: how much training text makes an epoch."""
-
-    def __init__(self, seed: int = 0, megabytes: float | None = None, entities: int | None = None):
-        self.name = "toyworld"
-        self.megabytes = DEFAULT_MEGABYTES if megabytes is None else megabytes
-        if not 0 < self.megabytes <= 1e6:
-            raise UsageError(f"--toyworld-megabytes {self.megabytes}: more than 0 and at most a million")
-        self.world = ToyWorld(seed, DEFAULT_ENTITIES if entities is None else entities)
-        sample = [len(text.encode()) for _, text in self.world.documents("train", 0, 400)]
-        train = max(1, round(self.megabytes * 1e6 * len(sample) / sum(sample)))
-        self.counts = {"train": train, "val": VALIDATION_DOCUMENTS}
-
-    @property
-    def prompts(self) -> list[str]:
-        """Openings whose continuation shows what a model knows about this world and how it tells a story."""
-        world = self.world
-        one, two, three = world.people[0], world.people[len(world.people) // 2], world.people[-1]
-        return [
-            f"{one.name} lives in",
-            f"{two.name}'s favorite food is",
-            f"The {world.goods[0].name} costs",
-            f"In {three.town.name} there lived",
-            "Seven plus five is",
-        ]
-
-    def shards(self, split: str) -> list:
-        """There are no files."""
-        return []
-
-    def hash(self) -> str:
-        """A SHA-256 (hex) of what determines the text: version, seed, entities and the number of documents."""
-        world = self.world
-        return hashlib.sha256(f"toyworld {VERSION} {world.seed} {world.entities} {self.counts}".encode()).hexdigest()
-
-    def texts(self, split: str) -> Iterator[str]:
-        """Every document of the split once."""
-        return (text for _, text in self.documents(split, epochs=1))
-
-    def documents(
-        self, split: str, rank: int = 0, world_size: int = 1, cursor: dict | None = None, epochs: int | None = None
-    ) -> Iterator[tuple[dict, str]]:
-        """(cursor, text) of this rank's documents; without end for `epochs=None`, else that many passes in all."""
-        count = self.counts[split]
-        if world_size > count:
-            raise DataError(f"toyworld: {count} {split} documents for {world_size} ranks; raise --toyworld-megabytes")
-        if cursor is not None and set(cursor) != {"epoch", "index"}:
-            raise DataError(f"data cursor {cursor}: it is not one of the toy world; resume with the same --data")
-        epoch, start = (cursor["epoch"], cursor["index"]) if cursor else (0, 0)
-        while epochs is None or epoch < epochs:
-            first = start + (rank - start) % world_size
-            for index, text in self.world.documents(split, first, count, world_size):
-                yield {"epoch": epoch, "index": index + 1}, text
-            epoch, start = epoch + 1, 0

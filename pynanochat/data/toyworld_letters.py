@@ -18,9 +18,9 @@ FAREWELLS = (
 )
 
 
-def letter(draw, world) -> str:
+def letter(draw, world, p=None) -> str:
     """A letter to the best friend."""
-    p = draw.pick(world.people)
+    p = p or draw.pick(world.people)
     friend = p.friend
     food = plural(p.food.name)
     lines = [

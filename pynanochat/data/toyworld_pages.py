@@ -163,8 +163,8 @@ def page(draw, facts: list, least: int, named: bool = False) -> str:
     return " ".join(sentences)
 
 
-def person_page(draw, world) -> str:
-    p = draw.pick(world.people)
+def person_page(draw, world, p=None) -> str:
+    p = p or draw.pick(world.people)
     facts = person_facts(draw, p)
     opening = draw.pick(say.PERSON_OPENING).format(n=p.name, who=who(p), town=p.town.name)
     body = f"{opening} {page(draw, facts[1:] if p.town.name in opening else facts, 5, True)}"
@@ -203,8 +203,9 @@ def town_page(draw, world) -> str:
 
 
 def family_page(draw, world) -> str:
-    mothers = [p for p in world.people if p.woman and p.spouse]
-    mother = draw.pick(mothers)
+    if not world.mothers:
+        return list_page(draw, world)
+    mother = draw.pick(world.mothers)
     father, names = mother.spouse, [child.name for child in mother.children]
     text = draw.pick((
         "{m} and {f} are married and live in {t}.",
@@ -237,13 +238,13 @@ def list_page(draw, world) -> str:
     kind = draw.below(4)
     if kind == 0:
         job = draw.pick(world.people).job
-        names = [p.name for p in world.people if not p.child and p.job is job]
-        children = [p.name for p in world.people if p.child and p.job is job]
+        names = [p.name for p in world.workers[job] if not p.child]
+        children = [p.name for p in world.workers[job] if p.child]
         lines = [f"{n} is {a(job.name)}." for n in names] + [f"{n} wants to be {a(job.name)}." for n in children]
         head = f"{capital(a(job.name))} {job.does}."
     elif kind == 1:
         food = draw.pick(world.people).food
-        lines = [f"{p.name} loves {food_liked(food)}." for p in world.people if p.food is food]
+        lines = [f"{p.name} loves {food_liked(food)}." for p in world.eaters[food]]
         head = f"Here are the people who like {food_liked(food)} best."
     elif kind == 2:
         town = draw.pick([t for t in world.towns if t.people])
@@ -252,8 +253,8 @@ def list_page(draw, world) -> str:
         head = f"These people live in {town.name}."
     else:
         color = draw.pick(world.people).color
-        lines = [f"{p.name} likes {color} best." for p in world.people if p.color == color]
-        lines += [f"The {thing.name} is {color}." for thing in world.goods if thing.color == color]
+        lines = [f"{p.name} likes {color} best." for p in world.wearers[color]]
+        lines += [f"The {thing.name} is {color}." for thing in world.colored[color]]
         head = f"This page is about the color {color}."
     return head + "\n" + "\n".join(draw.some(lines, draw.between(3, 9)))
 

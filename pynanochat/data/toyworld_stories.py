@@ -1,12 +1,15 @@
-"""Short stories of the toy world. What they say about people, pets, towns and goods is true in it."""
+"""Short stories of the toy world. What they say about people, pets, towns and goods is true in it.
+
+Most can be told about a given person `p`.
+"""
 
 from pynanochat.data.toyworld_scenes import FEELINGS, PLACES, THANKS, WORRIES, begin, end, it, kind_of, said, way
-from pynanochat.data.toyworld_words import FOODS, a, capital, count, in_words, listed, plural
+from pynanochat.data.toyworld_words import FOODS, REPAIRS, a, capital, count, in_words, listed, plural
 
 
-def market(draw, world) -> str:
+def market(draw, world, p=None) -> str:
     """Somebody buys a thing for the best friend, at its price, in its town."""
-    p, thing = draw.pick(world.people), draw.pick(world.goods)
+    p, thing = p or draw.pick(world.people), draw.pick(world.goods)
     friend, town = p.friend, thing.town
     purse = thing.price + draw.between(0, 15)
     left = purse - thing.price
@@ -143,9 +146,9 @@ def lesson(draw, world) -> str:
     return " ".join([*text, f"{child.name} was {draw.pick(FEELINGS)}.", end(draw, child)])
 
 
-def visit(draw, world) -> str:
+def visit(draw, world, p=None) -> str:
     """Somebody visits the best friend and brings the friend's favorite food."""
-    p = draw.pick(world.people)
+    p = p or draw.pick(world.people)
     friend = p.friend
     food = plural(friend.food.name)
     text = [begin(draw, p)]
@@ -176,27 +179,11 @@ def visit(draw, world) -> str:
     return " ".join([*text, end(draw, p)])
 
 
-REPAIRS = {  # what went wrong, for the trades that can mend it
-    "carpenter": "the old table broke", "builder": "the garden wall fell down", "clockmaker": "the big clock stopped",
-    "shoemaker": "there was a hole in both boots", "tailor": "the best coat was torn",
-    "smith": "the horse lost a shoe", "doctor": "there was a bad cough in the house",
-    "nurse": "somebody fell from a ladder", "baker": "there was no bread left",
-    "candle maker": "the last candle burned down", "potter": "the soup pot broke",
-    "basket maker": "the bottom fell out of the basket", "weaver": "the blanket was full of holes",
-    "gardener": "the roses did not grow", "vet": "the horse could not walk", "painter": "the door lost its color",
-    "beekeeper": "a cloud of bees sat in the tree", "postman": "a letter was lost",
-    "guard": "a stranger knocked in the night", "miller": "the flour was all used up",
-    "cook": "thirty hungry guests came at once", "fisher": "the guests wanted fish for dinner",
-    "librarian": "nobody could find the old map",
-}  # fmt: skip
-
-
 def repair(draw, world) -> str:
     """Something goes wrong, and one whose trade it is helps."""
-    masters = [p for p in world.people if not p.child and p.job.name in REPAIRS]
-    if not masters:
+    if not world.menders:
         return fable(draw, world)
-    master = draw.pick(masters)
+    master = draw.pick(world.menders)
     job = master.job
     p = draw.other(world.people, master)
     text = [begin(draw, p)]
@@ -233,9 +220,9 @@ def repair(draw, world) -> str:
     return " ".join([*text, end(draw, p)])
 
 
-def birthday(draw, world) -> str:
+def birthday(draw, world, p=None) -> str:
     """A birthday with the age in candles and guests that add up."""
-    p = draw.pick(world.people)
+    p = p or draw.pick(world.people)
     family = [q for q in (p.spouse, p.mother, p.father, *p.children) if q]
     food = plural(p.food.name)
     plate = food if it(p.food.name) == "it" else f"a big plate of {food}"
@@ -270,10 +257,10 @@ def birthday(draw, world) -> str:
     return " ".join([*text, end(draw, p)])
 
 
-def fair(draw, world) -> str:
+def fair(draw, world, p=None) -> str:
     """Two friends go to the yearly fair of a town."""
     town = draw.pick(world.towns)
-    p = draw.pick(world.people)
+    p = p or draw.pick(world.people)
     friend = p.friend
     text = [draw.pick((
         f"It was {town.month}, the month of the fair in {town.name}.",
@@ -306,9 +293,9 @@ def fair(draw, world) -> str:
     return " ".join([*text, end(draw, p)])
 
 
-def day(draw, world) -> str:
+def day(draw, world, p=None) -> str:
     """A day in somebody's life, from morning to night, in the present tense."""
-    p = draw.pick(world.people)
+    p = p or draw.pick(world.people)
     food, friend, town = plural(p.food.name), p.friend, p.town.name
     plate = food if it(p.food.name) == "it" else f"a plate of {food}"
     early, late = in_words(draw.between(5, 8)), in_words(draw.between(8, 11))
@@ -365,9 +352,9 @@ FABLES = (  # what one does; what the other says; what comes of it
 )
 
 
-def fable(draw, world) -> str:
+def fable(draw, world, p=None) -> str:
     """Somebody learns something."""
-    p = draw.pick(world.people)
+    p = p or draw.pick(world.people)
     wise = p.friend
     did, words, outcome = draw.pick(FABLES).split("/")
     fill = {"n": p.name, "he": p.he, "his": p.his, "place": draw.pick(PLACES), "x": in_words(draw.between(3, 9))}

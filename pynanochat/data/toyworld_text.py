@@ -1,12 +1,26 @@
 """Chooses what a document of the toy world is, and writes it."""
 
-from pynanochat.data.toyworld_letters import LETTERS
-from pynanochat.data.toyworld_pages import PAGES
-from pynanochat.data.toyworld_stories import STORIES
+from pynanochat.data.toyworld_letters import LETTERS, letter
+from pynanochat.data.toyworld_pages import PAGES, person_page
+from pynanochat.data.toyworld_stories import STORIES, birthday, day, fable, fair, market, visit
 from pynanochat.data.toyworld_sums import SUMS
 
-KINDS = (*PAGES * 4, *STORIES * 2, *LETTERS * 2, *SUMS * 2)
 SHORTEST = 160  # characters; shorter documents would occur again and again
+
+
+def book(draw, world) -> str:
+    """A longer text: who somebody is, and two or three things that happened."""
+    p = draw.pick(world.people)
+    chapters = [person_page(draw, world, p)]
+    chapters += [
+        tell(draw, world, p) for tell in draw.some((market, visit, birthday, fair, day, fable), draw.between(1, 3))
+    ]
+    if draw.chance(0.3):
+        chapters.append(letter(draw, world, p))
+    return "\n\n".join(chapters)
+
+
+KINDS = (*PAGES * 4, *STORIES * 2, *LETTERS * 2, *SUMS * 2, *[book] * 10)
 
 
 def write(world, draw) -> str:

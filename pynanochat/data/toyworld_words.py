@@ -90,6 +90,19 @@ candle maker, makes candles, made twenty candles, a pot of warm wax, in the cand
 """.strip().splitlines()
 ]
 
+REPAIRS = {  # what went wrong, for the trades that can mend it
+    "carpenter": "the old table broke", "builder": "the garden wall fell down", "clockmaker": "the big clock stopped",
+    "shoemaker": "there was a hole in both boots", "tailor": "the best coat was torn",
+    "smith": "the horse lost a shoe", "doctor": "there was a bad cough in the house",
+    "nurse": "somebody fell from a ladder", "baker": "there was no bread left",
+    "candle maker": "the last candle burned down", "potter": "the soup pot broke",
+    "basket maker": "the bottom fell out of the basket", "weaver": "the blanket was full of holes",
+    "gardener": "the roses did not grow", "vet": "the horse could not walk", "painter": "the door lost its color",
+    "beekeeper": "a cloud of bees sat in the tree", "postman": "a letter was lost",
+    "guard": "a stranger knocked in the night", "miller": "the flour was all used up",
+    "cook": "thirty hungry guests came at once", "fisher": "the guests wanted fish for dinner",
+    "librarian": "nobody could find the old map",
+}  # fmt: skip
 HOBBIES = [  # after "likes to"; the -ing form; the past tense
     tuple(line.split(", "))
     for line in """

@@ -117,7 +117,7 @@ ERRORS = {
     "capitals": r"[.!?] [a-z]|(?m:^[a-z])",
     "doubled word": r"\b(\w+) \1\b",
     "number": r"(?<!-)\bone (?:coins|years|miles|children|candles)\b|\b(?:two|three|ten) (?:coin|year|mile|guest)\b",
-    "quotes": r'"[^"]*\n|\A[^"]*"[^"]*\Z',
+    "quotes": r'(?m:^[^"\n]*"(?:[^"\n]*"[^"\n]*")*[^"\n]*$)',
 }
 
 
