@@ -15,6 +15,7 @@ import triton.language as tl
 
 from pynanochat.kernels import stored_dtype
 
+ROW_BLOCK = 2048  # columns of a row at once
 PROGRAMS = 264  # wanted at least: two for every multiprocessor of an H100
 
 
@@ -86,7 +87,7 @@ def rows(products, targets, token_scale, losses, softcap, ignore_index):
     rows_kernel[(count,)](
         products, targets, scale, losses, columns, softcap, ignore_index,
         products.stride(0), targets.stride(0), scale.stride(0),
-        BLOCK=min(4096, triton.next_power_of_2(columns)), GRADIENT=gradient, num_warps=8,
+        BLOCK=min(ROW_BLOCK, triton.next_power_of_2(columns)), GRADIENT=gradient, num_warps=8,
     )  # fmt: skip
     if gradient and given is not products:
         given.copy_(products)
@@ -129,6 +130,13 @@ def losses_kernel(
     tl.store(picked + token, hit, mine)
 
 
+def tiles(dtype) -> dict:
+    """The constants of losses_kernel for x of `dtype`: the largest tiles that spill no register on sm_80 and sm_90."""
+    if dtype == torch.float32:
+        return {"TOKENS": 64, "COLUMNS": 64, "CHANNELS": 16, "PRECISION": "ieee"}
+    return {"TOKENS": 128, "COLUMNS": 64, "CHANNELS": 64, "PRECISION": "tf32"}
+
+
 def losses(x, weight, targets, softcap, ignore_index):
     """losses (N,) fp32 of x (N, C) and weight (V, C), both of one dtype; 0 where a target is ignore_index."""
     tokens, channels = x.shape
@@ -136,17 +144,16 @@ def losses(x, weight, targets, softcap, ignore_index):
     x, weight = x.to(stored_dtype(x.dtype)), weight.to(stored_dtype(x.dtype))  # the interpreter multiplies no bf16
     if tokens == 0:
         return torch.empty(0, dtype=torch.float32, device=x.device)
-    block = (64, 64, 32) if x.dtype == torch.float32 else (128, 128, 64)
-    token_blocks = triton.cdiv(tokens, block[0])
-    column_blocks = triton.cdiv(columns, block[1])
-    each = triton.cdiv(column_blocks, min(column_blocks, triton.cdiv(PROGRAMS, token_blocks))) * block[1]
+    tile = tiles(x.dtype)
+    token_blocks = triton.cdiv(tokens, tile["TOKENS"])
+    column_blocks = triton.cdiv(columns, tile["COLUMNS"])
+    each = triton.cdiv(column_blocks, min(column_blocks, triton.cdiv(PROGRAMS, token_blocks))) * tile["COLUMNS"]
     parts = triton.cdiv(columns, each)
     partial = torch.empty(parts, tokens, dtype=torch.float32, device=x.device)
     picked = torch.full((tokens,), float("nan"), device=x.device)
     losses_kernel[(token_blocks, parts)](
         x, weight, targets, partial, picked, tokens, channels, columns, each, softcap,
         *x.stride(), *weight.stride(), targets.stride(0),
-        TOKENS=block[0], COLUMNS=block[1], CHANNELS=block[2],
-        PRECISION="ieee" if x.dtype == torch.float32 else "tf32", num_warps=8, num_stages=3,
+        **tile, num_warps=8, num_stages=3,
     )  # fmt: skip
     return torch.where(targets == ignore_index, 0.0, partial.logsumexp(dim=0) - picked)

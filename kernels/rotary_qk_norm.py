@@ -21,9 +21,9 @@ def _norm_heads(
     x, grad, out, x_head, x_channel, grad_head, grad_channel, out_head, out_channel, c, s, heads, scale, eps,
     D: tl.constexpr, PAIRS: tl.constexpr, HEADS: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    pair = tl.arange(0, PAIRS)[None, :]
+    pair = tl.arange(0, PAIRS)[None, :].to(tl.int64)  # a transposed x may have strides that 32 bits cannot multiply
     for first in range(0, heads, HEADS):
-        head = first + tl.arange(0, HEADS)[:, None]
+        head = (first + tl.arange(0, HEADS)[:, None]).to(tl.int64)
         inside = (head < heads) & (pair < D // 2)
         at = x + head * x_head + pair * x_channel
         x1 = tl.load(at, inside, other=0.0).to(tl.float32)
