@@ -21,6 +21,7 @@ SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".txt")
 SEPARATOR = b"<|endoftext|>"
 TXT_DOCUMENT = 4_000  # bytes after which a blank line ends a txt document
 TXT_LONGEST = 1 << 20  # bytes after which a txt document ends anywhere: the bound on memory
+JSON_LONGEST = 64 << 20  # bytes of a line: a longer one is no document but a mistake
 BATCH_ROWS = 256  # parquet rows held at once
 
 
@@ -64,8 +65,14 @@ class Rows:
         opener = gzip.open if self.path.name.endswith(".gz") else open
         with opener(self.path, "rb") as file:
             line_number = 0
-            for line_number, line in enumerate(file, 1):
+            while line := file.readline(JSON_LONGEST):
+                line_number += 1
                 row = line_number - 1
+                if len(line) == JSON_LONGEST:
+                    raise DataError(
+                        f"{self.path}: line {line_number} is longer than {JSON_LONGEST >> 20} MiB; "
+                        "write one document a line"
+                    )
                 if row >= self.start and self.wanted(row):
                     yield row, self._text_of(line, line_number)
             self.count = line_number

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pynanochat.data import open_source
+from pynanochat.data import open_source, readers
 from pynanochat.errors import DataError
 
 from .fakes import write_jsonl, write_parquet
@@ -87,6 +87,10 @@ def json_surrogate(path):
     path.write_text('{"text": "half \\ud83d of a pair"}\n')
 
 
+def json_endless_line(path):
+    path.write_bytes(b'{"text": "' + b"a" * (readers.JSON_LONGEST + 10) + b'"}\n')
+
+
 def latin1_json(path):
     path.write_bytes('{"text": "one"}\n{"text": "café"}\n'.encode("latin-1"))
 
@@ -136,6 +140,7 @@ CASES = [
     (json_number, "jsonl", "line 1.*int.*string"),
     (json_deep, "jsonl", "line 1 .*JSON"),
     (json_surrogate, "jsonl", "line 1 .*surrogate"),
+    (json_endless_line, "jsonl", "line 1 is longer than 64 MiB"),
     (latin1_json, "jsonl", "line 2, byte 13.*iconv"),
     (latin1_txt, "txt", "byte 26.*iconv"),
     (truncated_gzip, "jsonl.gz", "gzip.*cut off"),

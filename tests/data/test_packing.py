@@ -114,15 +114,16 @@ def test_resume_near_the_end_of_a_pass():
     assert np.array_equal(np.concatenate(list(straight)), np.concatenate(list(resumed)))
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl.gz", "txt"])
-def test_resume_on_files_and_ranks(folder, kind):
-    source = open_source(str(folder({f"{name}.{kind}": words(50 + i) for i, name in enumerate("abc")})))
-    for rank in (0, 2):
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz", "txt"])
+@pytest.mark.parametrize("shards", ["abc", "a"], ids=["shards", "divided"])
+def test_resume_on_files_and_ranks(folder, kind, shards):
+    source = open_source(str(folder({f"{name}.{kind}": words(90 + i) for i, name in enumerate(shards)})))
+    for rank, stop in ((0, 0), (0, 3), (1, 17), (2, 40)):
         options = {"batch_size": 2, "seq_len": 50, "rank": rank, "world_size": 3, "buffer_documents": 9}
         straight, resumed = (PackedLoader(source, ByteTokenizer(), **options) for _ in range(2))
-        list(islice(straight, 11))
+        list(islice(straight, stop))
         resumed.load_state_dict(straight.state_dict())
-        for _ in range(40):  # over the end of an epoch
+        for _ in range(60):  # over the end of an epoch
             assert np.array_equal(next(straight), next(resumed))
 
 

@@ -1,0 +1,50 @@
+"""Makes batches ahead on another thread, so that reading, tokenizing and packing cost a GPU no time.
+
+loader = Prefetch(PackedLoader(...), ahead=2)
+for rows in loader: ...                 # the same batches
+state = loader.state_dict()             # of the batches that were given, not of those made ahead
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+
+class Prefetch:
+    """An iterator over a loader's batches with `ahead` of them made in advance. Only this object may use the loader."""
+
+    def __init__(self, loader, ahead: int = 2):
+        if ahead < 1:
+            raise ValueError(f"ahead {ahead}: at least 1")
+        self.loader, self.ahead = loader, ahead
+        self._pool = ThreadPoolExecutor(1, "prefetch")
+        self._coming: deque[Future] = deque()
+        self._state = loader.state_dict()
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self):
+        """The next batch; what the loader raises is raised here, in its turn."""
+        while len(self._coming) <= self.ahead:
+            self._coming.append(self._pool.submit(self._make))
+        batch, self._state = self._coming.popleft().result()
+        return batch
+
+    def _make(self) -> tuple:
+        return next(self.loader), self.loader.state_dict()
+
+    def state_dict(self) -> dict:
+        """The loader's state after the batch that was given last."""
+        return self._state
+
+    def load_state_dict(self, state: dict) -> None:
+        """Drop what was made ahead and continue where `state` was taken."""
+        while self._coming:
+            self._coming.popleft().exception()  # wait: the loader must be at rest
+        self.loader.load_state_dict(state)
+        self._state = self.loader.state_dict()
+
+    def close(self) -> None:
+        """Stop the thread. Batches made ahead are lost."""
+        self._pool.shutdown(cancel_futures=True)
