@@ -247,3 +247,29 @@ def test_a_model_that_diverged(settings):
         model.lm_head.weight[7] = float("nan")
     with pytest.raises(CheckpointError, match="diverged"):
         list(Engine(model, TOKENIZER).generate([1, 2], **settings))
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 12, 1.0), (1.0, 0, 0.6)])
+def test_samples_follow_the_models_own_probabilities(temperature, top_k, top_p):
+    """Chi-square of 3,000 first tokens against the probabilities that the naive forward gives, by the book."""
+    model, prompt, draws = small_model(), prompt_of(9), 3000
+    engine = Engine(model, TOKENIZER)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": 11, "stop_tokens": ()}
+    first = [t.id for t in engine.generate(prompt, samples=draws, max_tokens=1, **settings)]
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt]))[0, -1].double() / temperature
+    order = logits.argsort(descending=True)
+    p = logits[order].softmax(0)
+    p[top_k or len(p) :] = 0
+    p /= p.sum()
+    p[p.cumsum(0) - p >= top_p] = 0
+    p /= p.sum()
+    counts = torch.bincount(torch.tensor(first), minlength=265)[order].double()
+    assert not counts[p == 0].any()
+    common = p * draws >= 5
+    observed = torch.cat([counts[common], counts[~common].sum()[None]])
+    expected = torch.cat([p[common], p[~common].sum()[None]]) * draws
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    freedom = len(expected) - 1
+    assert freedom >= 5
+    assert ((observed - expected) ** 2 / expected).sum() < freedom + 4 * (2 * freedom) ** 0.5 + 6
