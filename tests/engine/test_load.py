@@ -1,5 +1,6 @@
 """A run on disk, through Engine.load and the command, with the real tokenizer."""
 
+import io
 import subprocess
 import sys
 
@@ -31,6 +32,14 @@ def runs(tmp_path_factory):
             writer.state("state", {"model": model.config.to_dict()})
             writer.commit()
     return root / "runs"
+
+
+def test_the_public_face(runs):
+    import pynanochat
+
+    engine = pynanochat.Engine.load(runs / "full")
+    pieces = list(engine.chat([{"role": "user", "content": "hi"}], temperature=0.8, max_tokens=9, seed=1))
+    assert all(isinstance(piece, str) for piece in pieces)
 
 
 def test_the_newest_stage_is_loaded(runs):
@@ -84,6 +93,16 @@ def test_the_command(runs, capsys, monkeypatch):
         chat.main(["full", "-p", "word " * 500])
     with pytest.raises(UsageError, match="temperature=-1"):
         chat.main(["full", "-p", "hi", "--temperature", "-1"])
+
+
+def test_a_prompt_from_standard_input(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs.parent)
+    flags = ["full", "--max-tokens", "12", "--seed", "3"]
+    chat.main([*flags, "-p", "Anna lives"])
+    wanted = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO("Anna lives"))
+    chat.main([*flags, "-p", "-"])
+    assert capsys.readouterr().out == wanted
 
 
 def test_a_conversation_through_a_pipe(runs):
