@@ -32,7 +32,7 @@ def person_facts(draw, p) -> list:
         return lambda named: say.tell(draw, wordings, p.name, SHE if p.woman else HE, named, **more)
 
     facts = [
-        fact(say.LIVES_IN, o=p.town.name),
+        fact(say.CHILD_LIVES_IN if p.child else say.LIVES_IN, o=p.town.name),
         fact(say.AGE, o=age_of(draw, p.age)),
         fact(say.FOOD, o=food),
         fact(say.COLOR, o=p.color),

@@ -68,7 +68,7 @@ def begin(draw, p) -> str:
         f"{time} {weather} in {town}. {p.name}, {kind} who {one}, looked out of the window.",
         f"In {town} there lived {kind} named {p.name}, who {one}. {time} {weather}, and {p.name} went out.",
         f"It was {draw.pick(SEASONS)} in {town}, and {weather}. {p.name} {one}.",
-        f"{time} in {draw.pick(SEASONS)} {p.name} woke up early, for {weather}. {capital(p.he)} {one} and {two}.",
+        f"One morning in {draw.pick(SEASONS)} {p.name} woke up, and {weather}. {capital(p.he)} {one} and {two}.",
         f"This is a story about {p.name} from {town}, who {one} and {two}.",
         f"{p.name} lived in {town} and {one}. {time} {weather}.",
         f"Once there was {kind} in {town} who {one}. The name of this {kind_of(p)} was {p.name}.",

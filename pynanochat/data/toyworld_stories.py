@@ -340,7 +340,7 @@ FABLES = (  # what one does; what the other says; what comes of it
     "was afraid of the dark/Take my hand and count to {x}./At {x} the fear was gone",
     "had only one piece of bread for {x} guests/Then we will all share it./Nobody went home hungry",
     "ran so fast that {he} fell/Who walks slowly comes home too./From that day {n} looked where {he} was going",
-    "dug up {x} seeds every day to look at them/Seeds need time and quiet./In spring there were {x} green leaves",
+    "dug up {x} seeds again and again to look at them/Seeds need time and quiet./In spring there were {x} green leaves",
     "laughed at a bird that could not fly/You could not walk once, either./{n} made a nest for it, and it flew away",
     "wanted to carry {x} baskets at once/Carry one, then the next./So {n} walked {x} times and dropped nothing",
     "sold {his} coat for a ring of glass/Winter will come./When it was cold, {n} wanted to have the coat back",

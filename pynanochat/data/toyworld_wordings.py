@@ -17,6 +17,7 @@ LIVES_IN = (
     "For many years {s} has lived in {o}.",
     "{S} would never leave {o}, because it is {p} home.",
 )
+CHILD_LIVES_IN = tuple(w for w in LIVES_IN if not {"house", "works", "years"} & set(w.split()))
 JOB = (
     "{S} is {ao}.",
     "{S} works as {ao}.",

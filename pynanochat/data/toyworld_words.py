@@ -97,7 +97,7 @@ REPAIRS = {  # what went wrong, for the trades that can mend it
     "nurse": "somebody fell from a ladder", "baker": "there was no bread left",
     "candle maker": "the last candle burned down", "potter": "the soup pot broke",
     "basket maker": "the bottom fell out of the basket", "weaver": "the blanket was full of holes",
-    "gardener": "the roses did not grow", "vet": "the horse could not walk", "painter": "the door lost its color",
+    "gardener": "the roses had no leaves", "vet": "the horse could not walk", "painter": "the door lost its color",
     "beekeeper": "a cloud of bees sat in the tree", "postman": "a letter was lost",
     "guard": "a stranger knocked in the night", "miller": "the flour was all used up",
     "cook": "thirty hungry guests came at once", "fisher": "the guests wanted fish for dinner",

@@ -1,5 +1,6 @@
 """The toy world: determinism, size, agreement of text and facts, splits, speed of a cursor."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from pynanochat.data import PackedLoader, ToyWorld, open_source
 from pynanochat.data import toyworld_words as words
+from pynanochat.data.toyworld import VERSION
 from pynanochat.errors import DataError, UsageError
 
 from .fakes import ByteTokenizer
@@ -197,3 +199,9 @@ def test_the_loader_resumes_bit_equal_on_the_toy_world():
     resumed.load_state_dict(straight.state_dict())
     for _ in range(80):
         assert np.array_equal(next(straight), next(resumed))
+
+
+def test_the_text_of_a_seed_is_fixed():
+    """A change of this text must raise toyworld.VERSION, which is part of the data hash, so that old runs notice."""
+    text = "\n".join(ToyWorld(0).document(split, i) for split in ("train", "val") for i in range(300))
+    assert (VERSION, hashlib.sha256(text.encode()).hexdigest()[:16]) == (1, "3ededf6974a3572b")
