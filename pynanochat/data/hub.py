@@ -67,7 +67,7 @@ def numbered(count: int) -> tuple[list[str], list[str]]:
 
 
 def endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 @dataclass
@@ -215,18 +215,20 @@ def follow(store: Store, files: list[str], finished: queue.Queue) -> None:
             try:
                 file, result = finished.get(timeout=0.25)
             except queue.Empty:
-                partial = sum(size_of(path) for path in store.folder.rglob("*.incomplete"))
-                progress.update(task, completed=sum(done.values()) + partial)
-                continue
+                file = result = None
             if isinstance(result, DataError):
                 raise result
-            done[file] = result["size"]
+            if result:
+                done[file] = result["size"]
+            arrived = sum(done.values())
+            partial = sum(size_of(path) for path in store.folder.rglob("*.incomplete"))
             progress.update(
                 task,
                 description=f"{store.repository}: {len(done)} of {len(files)} shards",
-                total=sum(done.values()) * len(files) / len(done),  # the rest taken to be as large as those that came
+                completed=arrived + partial,
+                total=arrived * len(files) / len(done) if done else None,  # the rest taken to be as large
             )
-            if not console.is_terminal:
+            if result and not console.is_terminal:
                 console.print(f"{file}: {result['size'] / 1e6:.1f} MB, {len(done)} of {len(files)} shards")
 
 
