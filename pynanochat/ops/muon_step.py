@@ -34,19 +34,30 @@ POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 
+CACHED_ELEMENTS = 2**18  # of a stack that is worked on at a time on a CPU
+
 # norms of all dimensions but the stack's, kept for broadcasting
 _norm = functools.partial(torch.linalg.vector_norm, keepdim=True)
 
 
 def iterate(x, coefficients):
-    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) or (R, C) -> same."""
+    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same."""
     tall = x.size(-2) > x.size(-1)
-    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for a, b, c in coefficients:
-        gram = x.mT @ x if tall else x @ x.mT
-        gram = add_product(gram, gram, gram, beta=b, alpha=c)
-        x = add_product(x, x, gram, beta=a) if tall else add_product(x, gram, x, beta=a)
+        gram = gram_matrices(x.mT if tall else x)
+        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, x, gram, beta=a) if tall else torch.baddbmm(x, gram, x, beta=a)
     return x
+
+
+def gram_matrices(x):
+    """x·xᵀ of each matrix."""
+    if x.device.type != "cpu":
+        return x @ x.mT
+    gram = x.new_empty(len(x), x.size(-2), x.size(-2))
+    for matrix, out in zip(x.unbind(0), gram.unbind(0), strict=True):
+        torch.mm(matrix, matrix.mT, out=out)  # unlike the product of stacks, it does not copy what is transposed
+    return gram
 
 
 def orthogonalize_2025(g, steps, dtype):
@@ -79,40 +90,47 @@ def scale_2026(x, second_moment, beta2):
     return to_norm * scale * (norm_before / norm_after.clamp_min(1e-10))
 
 
-def update_matrices(
-    params, grads, momentum_buffer, second_moment, *, lr, momentum, beta2, weight_decay, recipe, ns_steps, ns_dtype
-):
-    """The step on a stack (n, R, C) or on one matrix (R, C)."""
-    rows, cols = params.shape[-2:]
-    lr = lr * max(1.0, rows / cols) ** 0.5
+def orthogonal_updates(grads, momentum_buffer, second_moment, *, momentum, beta2, recipe, ns_steps, ns_dtype):
+    """What to subtract from the params (n, R, C), before the learning rate."""
     momentum_buffer.lerp_(grads, 1 - momentum)
     g = grads.lerp(momentum_buffer, momentum)
     if recipe == "2025":
-        update = orthogonalize_2025(g, ns_steps, ns_dtype)
-        if weight_decay:
-            params.mul_(1 - lr * weight_decay)
-    else:
-        update = orthogonalize_2026(g, ns_steps, ns_dtype)
-        update.mul_(scale_2026(update, second_moment, beta2))
-        if weight_decay:
-            agrees = (update * params).ge_(0)  # 1 where the update already shrinks the weight
-            params.addcmul_(params, agrees, value=-lr * weight_decay)
-    params.sub_(update, alpha=lr)
+        return orthogonalize_2025(g, ns_steps, ns_dtype)
+    updates = orthogonalize_2026(g, ns_steps, ns_dtype)
+    return updates.mul_(scale_2026(updates, second_moment, beta2))
 
 
-def muon_step_reference(params, grads, momentum_buffer, second_moment, **settings):
+def apply_update(param, update, lr, weight_decay, recipe):
+    """Decay param and subtract lr·update, in place; cautious in 2026."""
+    if weight_decay and recipe == "2025":
+        param.mul_(1 - lr * weight_decay)
+    elif weight_decay:
+        agrees = (update * param).ge_(0)  # 1 where the update already shrinks the weight
+        param.addcmul_(param, agrees, value=-lr * weight_decay)
+    param.sub_(update, alpha=lr)
+
+
+def muon_step_reference(params, grads, momentum_buffer, second_moment, *, lr, weight_decay, recipe, **settings):
+    updates = orthogonal_updates(torch.stack(grads), momentum_buffer, second_moment, recipe=recipe, **settings)
     stack = torch.stack(params)
-    update_matrices(stack, torch.stack(grads), momentum_buffer, second_moment, **settings)
+    apply_update(stack, updates, lr * shape_factor(stack.shape), weight_decay, recipe)
     torch._foreach_copy_(params, list(stack.unbind(0)))
 
 
-def muon_step_cpu(params, grads, momentum_buffer, second_moment, **settings):
-    # one matrix at a time: nothing to stack, what is in flight stays in cache, and torch's bf16 products of single
-    # matrices take transposed operands where those of stacks copy them
-    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-        update_matrices(
-            param, grad, momentum_buffer[i], None if second_moment is None else second_moment[i], **settings
-        )
+def muon_step_cpu(params, grads, momentum_buffer, second_moment, *, lr, weight_decay, recipe, **settings):
+    # as many matrices at a time as stay in cache: enough of small ones to hide what each call of torch costs
+    few = max(1, CACHED_ELEMENTS // params[0].numel())
+    for i in range(0, len(params), few):
+        second = None if second_moment is None else second_moment[i : i + few]
+        now = torch.stack(grads[i : i + few]) if few > 1 else grads[i].unsqueeze(0)
+        updates = orthogonal_updates(now, momentum_buffer[i : i + few], second, recipe=recipe, **settings)
+        for param, update in zip(params[i : i + few], updates.unbind(0), strict=True):
+            apply_update(param, update, lr * shape_factor(param.shape), weight_decay, recipe)
+
+
+def shape_factor(shape) -> float:
+    """max(1, R/C)^½ of (..., R, C)."""
+    return max(1.0, shape[-2] / shape[-1]) ** 0.5
 
 
 implement("muon_step", "reference", muon_step_reference)

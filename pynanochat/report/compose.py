@@ -78,8 +78,8 @@ def timings(run: RunFiles) -> list:
     rows = []
     for name, seconds in run.seconds.items():
         stage = run.stages.get(name, StageFiles(name))
-        row = [TITLES[name], duration(seconds), count(stage.last("tokens")), count(stage.last("tokens_per_second"))]
-        row += [percent(stage.last("mfu")), count(stage.last("flops"), "{:.2e}")]
+        row = [TITLES[name], duration(seconds), count(stage.last("tokens")), count(stage.typical("tokens_per_second"))]
+        row += [percent(stage.typical("mfu")), count(stage.last("flops"), "{:.2e}")]
         rows.append([*row, dollars(cost, seconds)])
     total = sum(run.seconds.values())
     rows.append(["total", duration(total), "", "", "", "", dollars(cost, total)])
@@ -92,6 +92,8 @@ def timings(run: RunFiles) -> list:
 def curves_and_samples(stage: StageFiles) -> list:
     """A stage's curves, how its first prompt was continued as training went on, and its last samples."""
     blocks = [Heading(TITLES[stage.name])]
+    if not stage.summary:
+        blocks.append(Text(f"Not finished: the figures are those up to step {count(stage.last('step'))}."))
     png = draw_curves(stage)
     if png is not None:
         blocks.append(Picture(f"report/{stage.name}.png", png, f"Loss and bits per byte of {TITLES[stage.name]}"))

@@ -19,7 +19,7 @@ def draw_curves(stage: StageFiles) -> bytes | None:
     from matplotlib.figure import Figure
 
     # a Figure of its own: pyplot would keep global state and pick a screen
-    figure = Figure(figsize=(5.0 * len(panels), 3.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10.0, 3.4), dpi=150, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if name == "loss":
             axes.plot(steps, losses, color=FAINT, linewidth=0.8, label="each step")

@@ -6,6 +6,7 @@ and numbers that are not finite count as absent.
 
 import json
 import math
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,12 @@ class StageFiles:
             return value
         values = self.series(name)[1]
         return values[-1] if values else None
+
+    def typical(self, name: str) -> float | None:
+        """The summary's number, else the median of the metrics."""
+        value = number(self.summary.get(name))
+        values = self.series(name)[1]
+        return statistics.median(values) if value is None and values else value
 
     def samples(self) -> list[tuple[int, list[tuple[str, str]]]]:
         """(step, [(prompt, text), ...]) in the order of training."""

@@ -25,7 +25,10 @@ def backend(request, monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_equals_torch(backend, device):
+def test_equals_torch(backend, device, record_property):
+    if device == "cuda":
+        record_property("op", "adamw_step")
+        record_property("backend", backend)
     params = tensors(0, device=device)
     moments = [[torch.zeros_like(p) for p in params] for _ in range(2)]
     theirs = [p.clone().requires_grad_() for p in params]

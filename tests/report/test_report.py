@@ -80,6 +80,7 @@ def test_a_whole_run(run):
     path = write_report(run)
     assert path == run / "report.md"
     text, page = path.read_text(), (run / "report.html").read_text()
+    assert "Not finished" not in text
     assert "11,534,418 parameters; 4 layers, 2026 architecture; 3,276,800 tokens; 0.9067 bits per byte" in text
     assert "| validation bpb | 0.9067 | – | – | – |" in text
     assert "| BASE | 2 min 40 s | 3,276,800 | 20,480 | 45.0% | 1.50e+14 | $1.07 |" in text
@@ -141,6 +142,7 @@ def test_a_run_that_was_killed(run):
     assert "| BASE | 2 min 40 s | 3,276,800 | 21,000 | 46.0% | – |" in text
     assert "0.9067" in text  # the last validation of the metrics
     assert "| steps | 200 |" in text
+    assert "Not finished: the figures are those up to step 200." in text
 
 
 def test_numbers_that_are_not_finite(run):
