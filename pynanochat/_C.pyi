@@ -53,6 +53,10 @@ def linear_softcap_cross_entropy_losses_and_grads(
     dx: Any,
     dweight: Any,
 ) -> None: ...
+def attention_forward(q: Any, k: Any, v: Any, window: int, out: Any, lse: Any) -> None: ...
+def attention_backward(
+    dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, window: int, dq: Any, dk: Any, dv: Any
+) -> None: ...
 
 # --- CUDA kernels (csrc/bindings/cuda.cpp): GPU tensors of torch; `stream` is torch.cuda.Stream.cuda_stream ---
 

@@ -4,6 +4,7 @@
 
 #include "bindings/view.h"
 #include "common/isa.h"
+#include "cpu/attention.h"
 #include "cpu/linear_softcap_cross_entropy.h"
 #include "cpu/rotary_qk_norm.h"
 
@@ -30,7 +31,7 @@ Tensor floats(py::handle tensor, const char* name, int dims) {
     require(!x.on_cuda, string(name) + " is on a GPU; the cpu backend takes CPU tensors");
     require(x.dims == dims, string(name) + " has shape " + shape_text(x) + "; expected " + std::to_string(dims) + " dimensions");
     require(x.dtype == DType::f32 || x.dtype == DType::bf16, string(name) + ": the cpu backend takes float32 and bfloat16");
-    require(x.shape[dims - 1] <= 1 || x.stride[dims - 1] == 1,
+    require(x.size() == 0 || x.shape[dims - 1] == 1 || x.stride[dims - 1] == 1,
             string(name) + " has stride " + std::to_string(x.stride[dims - 1]) + " in its last dimension; expected 1");
     return x;
 }
@@ -210,6 +211,67 @@ void bind_linear_softcap_cross_entropy(py::module_& module) {
         "Writes each token's loss, and the gradients of sum(token_scale * losses); dweight (vocab_size, C) is float32.");
 }
 
+// --- attention ---
+
+Attention::Heads heads_of(const Attention& op, py::handle x_, const char* name, int64_t heads) {
+    const Tensor x = floats(x_, name, 4);
+    require_shape(x, name, {op.batch, op.positions, heads, op.head_dim});
+    require((x.dtype == DType::bf16) == op.is_bf16, string(name) + " must have the dtype of q");
+    Attention::Heads result{};
+    result.data = x.data;
+    copy_strides(result.stride, x);
+    return result;
+}
+
+Attention attention(py::handle q_, py::handle k, py::handle v, py::handle out, py::handle lse_, int64_t window) {
+    const Tensor q = floats(q_, "q", 4), lse = floats(lse_, "lse", 3);
+    Attention op{};
+    op.batch = q.shape[0];
+    op.positions = q.shape[1];
+    op.heads = q.shape[2];
+    op.head_dim = q.shape[3];
+    op.groups = floats(k, "k", 4).shape[2];
+    op.is_bf16 = q.dtype == DType::bf16;
+    op.window = window < 0 || window > op.positions ? op.positions : window;
+    require(op.groups >= 1 && op.heads % op.groups == 0, std::to_string(op.heads) + " query heads are no multiple of " +
+                                                             std::to_string(op.groups) + " key heads");
+    require(op.head_dim >= 1, "q has no channels");
+    op.q = heads_of(op, q_, "q", op.heads);
+    op.k = heads_of(op, k, "k", op.groups);
+    op.v = heads_of(op, v, "v", op.groups);
+    op.out = heads_of(op, out, "out", op.heads);
+    require_shape(lse, "lse", {op.batch, op.heads, op.positions});
+    require(lse.contiguous() && lse.dtype == DType::f32, "lse must be dense float32");
+    op.lse = lse.as<float>();
+    return op;
+}
+
+void bind_attention(py::module_& module) {
+    module.def(
+        "attention_forward",
+        [](py::handle q, py::handle k, py::handle v, int64_t window, py::handle out, py::handle lse) {
+            const Attention op = attention(q, k, v, out, lse, window);
+            if (op.batch * op.positions == 0) return;
+            py::gil_scoped_release release;
+            PYNANOCHAT_CALL(attention_forward, op);
+        },
+        "Writes causal attention and each row's log-sum-exp.");
+    module.def(
+        "attention_backward",
+        [](py::handle dout, py::handle q, py::handle k, py::handle v, py::handle out, py::handle lse, int64_t window,
+           py::handle dq, py::handle dk, py::handle dv) {
+            Attention op = attention(q, k, v, out, lse, window);
+            op.dout = heads_of(op, dout, "dout", op.heads);
+            op.dq = heads_of(op, dq, "dq", op.heads);
+            op.dk = heads_of(op, dk, "dk", op.groups);
+            op.dv = heads_of(op, dv, "dv", op.groups);
+            if (op.batch * op.positions == 0) return;
+            py::gil_scoped_release release;
+            PYNANOCHAT_CALL(attention_backward, op);
+        },
+        "Writes the gradients of q, k and v.");
+}
+
 }  // namespace
 
 void bind_cpu(py::module_& module) {
@@ -227,6 +289,7 @@ void bind_cpu(py::module_& module) {
         "The instruction sets that this CPU has and the kernels know, worst first.");
     bind_rotary_qk_norm(module);
     bind_linear_softcap_cross_entropy(module);
+    bind_attention(module);
 }
 
 }  // namespace pynanochat

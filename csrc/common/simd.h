@@ -83,6 +83,40 @@ PYNANOCHAT_INLINE vf at_least(vf x, float low) { return select(x < low, all(low)
 PYNANOCHAT_INLINE vf at_most(vf x, float high) { return select(x > high, all(high), x); }
 PYNANOCHAT_INLINE vf larger(vf a, vf b) { return select(a > b, a, b); }
 
+// The lanes of a and b in turn: the first half of each, or the second.
+#if PYNANOCHAT_WIDTH == 4
+#define PYNANOCHAT_LOW 0, 4, 1, 5
+#define PYNANOCHAT_HIGH 2, 6, 3, 7
+#elif PYNANOCHAT_WIDTH == 8
+#define PYNANOCHAT_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define PYNANOCHAT_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define PYNANOCHAT_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define PYNANOCHAT_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#endif
+#if defined(__clang__)
+PYNANOCHAT_INLINE vu zip_low(vu a, vu b) { return __builtin_shufflevector(a, b, PYNANOCHAT_LOW); }
+PYNANOCHAT_INLINE vu zip_high(vu a, vu b) { return __builtin_shufflevector(a, b, PYNANOCHAT_HIGH); }
+#else
+PYNANOCHAT_INLINE vu zip_low(vu a, vu b) { return __builtin_shuffle(a, b, vu{PYNANOCHAT_LOW}); }
+PYNANOCHAT_INLINE vu zip_high(vu a, vu b) { return __builtin_shuffle(a, b, vu{PYNANOCHAT_HIGH}); }
+#endif
+
+// Transposes a square of 32-bit lanes: log2(width) perfect shuffles.
+PYNANOCHAT_INLINE void transpose(vu (&x)[width]) {
+#pragma GCC unroll 4
+    for (int step = 1; step < width; step *= 2) {
+        vu y[width];
+#pragma GCC unroll 8
+        for (int i = 0; i < width / 2; ++i) {
+            y[2 * i] = zip_low(x[i], x[i + width / 2]);
+            y[2 * i + 1] = zip_high(x[i], x[i + width / 2]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) x[i] = y[i];
+    }
+}
+
 // exp(x) = 2^n (1 + q) with x = n ln 2 + r, |r| <= ln 2 / 2 and q = exp(r) - 1, a polynomial fitted at Chebyshev nodes
 // (relative error 1e-8 before rounding). x must lie in [-87, 88].
 struct Exp {

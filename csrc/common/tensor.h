@@ -29,6 +29,7 @@ struct Tensor {
     }
 
     bool contiguous() const {
+        if (size() == 0) return true;
         std::int64_t expected = 1;
         for (int i = dims - 1; i >= 0; --i) {
             if (shape[i] != 1 && stride[i] != expected) return false;

@@ -138,25 +138,43 @@ template <> struct ElementOf<float> { using type = float; };
 template <class Unit> struct ElementOf { using type = float; };
 #endif
 
-// Packs B whose k index is adjacent, i.e. its transpose (n, k) is stored by rows: columns [j0, j0 + panels * columns) of
-// which those from n on are zero. `scale` (n) multiplies each column; null for none.
-template <class Unit, class T>
-void pack_columns(Unit* to, const T* b, i64 b_stride, i64 n, i64 k_elements) {
+// One unit of a row: elements at, at + 1, ... of k_elements, zero beyond.
+template <class Unit, class T> Unit unit_at(const T* row, i64 unit, i64 k_elements) {
     using E = typename ElementOf<Unit>::type;
     constexpr i64 per = sizeof(Unit) / sizeof(E);
-    const i64 k = (k_elements + per - 1) / per, padded = round_up(n, columns);
-    for (i64 from = 0; from < k; from += depth) {
-        const i64 part = least(depth, k - from);
-        for (i64 j = 0; j < padded; ++j) {
-            E* column = reinterpret_cast<E*>(to + from * padded + j / columns * columns * part + j % columns);
-            for (i64 i = 0; i < part; ++i)
-                for (i64 e = 0; e < per; ++e) {
-                    const i64 at = (from + i) * per + e;
-                    E value{};
-                    if (j < n && at < k_elements) convert(value, b[j * b_stride + at]);
-                    column[i * columns * per + e] = value;
-                }
+    E parts[per] = {};
+    for (i64 e = 0; e < per; ++e)
+        if (unit * per + e < k_elements) convert(parts[e], row[unit * per + e]);
+    Unit result;
+    __builtin_memcpy(&result, parts, sizeof result);
+    return result;
+}
+
+PYNANOCHAT_INLINE vu load_units(const float* row, i64 unit, float) { return (vu)load(row + unit); }
+PYNANOCHAT_INLINE vu load_units(const bf16* row, i64 unit, float) { return (vu)load(row + unit); }
+PYNANOCHAT_INLINE vu load_units(const bf16* row, i64 unit, Pair) { return load_as<vu>(row + 2 * unit); }
+
+// Packs B whose k index is adjacent, i.e. its transpose (n, k) is stored by rows. Columns from n on are zero. k is cut into
+// blocks of `block` units.
+template <class Unit, class T>
+void pack_columns(Unit* to, const T* b, i64 b_stride, i64 n, i64 k_elements, i64 block = depth) {
+    constexpr i64 per = sizeof(Unit) / sizeof(typename ElementOf<Unit>::type);
+    const i64 k = (k_elements + per - 1) / per, whole = k_elements / per / width * width, padded = round_up(n, columns);
+    const auto place = [=](i64 unit, i64 j) {  // of the unit of column j
+        const i64 from = unit / block * block;
+        return to + from * padded + j / columns * columns * least(block, k - from) + (unit - from) * columns + j % columns;
+    };
+    for (i64 j = 0; j < padded; j += width) {
+        const i64 filled = n - j < 0 ? 0 : least(width, n - j);
+        for (i64 unit = 0; unit < whole; unit += width) {  // `block` is a multiple of width or k itself
+            vu square[width];
+            for (i64 c = 0; c < width; ++c) square[c] = c < filled ? load_units(b + (j + c) * b_stride, unit, Unit{}) : vu{};
+            transpose(square);
+            for (i64 i = 0; i < width; ++i) store_as(place(unit + i, j), square[i]);
         }
+        for (i64 unit = whole; unit < k; ++unit)
+            for (i64 c = 0; c < width; ++c)
+                *place(unit, j + c) = c < filled ? unit_at<Unit>(b + (j + c) * b_stride, unit, k_elements) : Unit{};
     }
 }
 
@@ -167,13 +185,14 @@ PYNANOCHAT_INLINE void store_units(Pair* to, vf first, vf second) {
     store_as(to, low | (high << 16));
 }
 
-// Packs B (k, n) stored by rows: `b` points at its first element. Row i is multiplied by scale[i] unless scale is null.
+// Packs B (k, n) stored by rows: `b` points at its first element. Row i is multiplied by scale[i] unless scale
+// is null. k is cut into blocks of `size` units.
 template <class Unit, class T>
-void pack_rows(Unit* to, const T* b, i64 b_stride, i64 n, i64 k_elements, const float* scale) {
+void pack_rows(Unit* to, const T* b, i64 b_stride, i64 n, i64 k_elements, const float* scale, i64 size = depth) {
     constexpr i64 per = sizeof(Unit) / sizeof(typename ElementOf<Unit>::type);
     const i64 k = (k_elements + per - 1) / per, padded = round_up(n, columns);
     for (i64 unit = 0; unit < k; ++unit) {
-        const i64 block = unit / depth * depth, part = least(depth, k - block);
+        const i64 block = unit / size * size, part = least(size, k - block);
         Unit* row = to + block * padded + (unit - block) * columns;
         const i64 first = unit * per, second = first + 1;
         const bool pair = per == 2 && second < k_elements;

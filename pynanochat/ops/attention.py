@@ -2,12 +2,23 @@
 
 B batch, T positions, H query heads, G key/value heads (H a multiple of G), D head dim, S cache slots.
 A query at position i sees keys j with i - window <= j <= i; window < 0 means all of the past.
+
+A backend of the training form is a namespace of two functions:
+    forward(q, k, v, window) -> out (B, T, H, D), lse (B, H, T) fp32: log of each row's sum of exp(scaled scores)
+    backward(dout, q, k, v, out, lse, window) -> (dq, dk, dv)
+The reference is one function of (q, k, v, window), differentiable by itself; so is every backend of the cache form.
 """
+
+import types
 
 import torch
 import torch.nn.functional as F
 
-from pynanochat.ops.backends import implement, pick
+from pynanochat import _C
+from pynanochat.ops.backends import choose, implement, pick
+from pynanochat.ops.register import define, differentiate
+
+# --- reference ---
 
 
 def attention_reference(q, k, v, window):
@@ -44,9 +55,89 @@ implement("attention", "reference", attention_reference)
 implement("attention_with_cache", "reference", attention_with_cache_reference)
 
 
+# --- cpu ---
+
+
+def _dense(x):
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def forward_cpu(q, k, v, window):
+    out = torch.empty(q.shape, dtype=q.dtype)
+    lse = torch.empty(q.size(0), q.size(2), q.size(1), dtype=torch.float32)
+    _C.attention_forward(_dense(q), _dense(k), _dense(v), window, out, lse)
+    return out, lse
+
+
+def backward_cpu(dout, q, k, v, out, lse, window):
+    q, k, v, dout = _dense(q), _dense(k), _dense(v), _dense(dout)
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+    _C.attention_backward(dout, q, k, v, out, lse, window, dq, dk, dv)
+    return dq, dk, dv
+
+
+implement("attention", "cpu", types.SimpleNamespace(forward=forward_cpu, backward=backward_cpu))
+
+
+# --- registration ---
+
+
+def _run(q, k, v, window):
+    return pick("attention", q).forward(q, k, v, window)
+
+
+def _run_backward(dout, q, k, v, out, lse, window):
+    return pick("attention", q).backward(dout, q, k, v, out, lse, window)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:3], *output)
+    ctx.window = inputs[3]
+    ctx.mark_non_differentiable(output[1])
+
+
+_op = define(
+    "attention(Tensor q, Tensor k, Tensor v, int window) -> (Tensor, Tensor)",
+    _run,
+    lambda q, k, v, window: (
+        q.new_empty(q.shape),
+        q.new_empty((q.size(0), q.size(2), q.size(1)), dtype=torch.float32),
+    ),
+)
+_backward_op = define(
+    "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, int window) -> "
+    "(Tensor, Tensor, Tensor)",
+    _run_backward,
+    lambda dout, q, k, v, out, lse, window: tuple(x.new_empty(x.shape) for x in (q, k, v)),
+)
+differentiate(
+    "attention",
+    _setup_context,
+    lambda ctx, dout, _: (*_backward_op(dout, *ctx.saved_tensors, ctx.window), None),
+)
+
+
+class _Eager(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _run(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout, _):
+        return *_run_backward(dout, *ctx.saved_tensors, ctx.window), None
+
+
 def attention(q, k, v, window: int = -1):
-    """q (B, T, H, D), k and v (B, T, G, D) -> (B, T, H, D); scores are scaled by 1/sqrt(D)."""
-    return pick("attention", q)(q, k, v, window)
+    """q (B, T, H, D), k and v (B, T, G, D) -> (B, T, H, D); scores are scaled by 1/sqrt(D).
+
+    Raises ValueError where the backend in use does not take the dtypes or shapes.
+    """
+    if choose("attention", q) == "reference":
+        return attention_reference(q, k, v, window)
+    return (_op if torch.compiler.is_compiling() else _Eager.apply)(q, k, v, window)[0]
 
 
 def attention_with_cache(q, k_cache, v_cache, lengths, window: int = -1):
