@@ -28,8 +28,18 @@ Encoder::Lease::~Lease() {
     encoder_.idle_.push_back(std::move(workspace_));
 }
 
-std::size_t Encoder::encode_piece(std::string_view piece, Id* out, Workspace& workspace) const {
-    if (const Id whole = vocabulary_.find(piece); whole != no_id) {
+Encoder::Workspace::Workspace(const Vocabulary& vocabulary) : merger(vocabulary) {
+    // Most pieces are one token: begin with these in the cache, the lowest ids, which are the most common, last.
+    for (Id id = static_cast<Id>(vocabulary.size()); id-- > 0;) {
+        const std::string_view token = vocabulary.bytes(id);
+        if (token.empty() || token.size() > PieceKey::max_size) continue;
+        const PieceKey key = PieceKey::of(reinterpret_cast<const Byte*>(token.data()), token.size(), token.size());
+        short_pieces.insert(key.hash(), key, &id, 1);
+    }
+}
+
+std::size_t Encoder::merge(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const {
+    if (const Id whole = vocabulary_.find(piece, hash); whole != no_id) {
         *out = whole;
         return 1;
     }
@@ -38,54 +48,70 @@ std::size_t Encoder::encode_piece(std::string_view piece, Id* out, Workspace& wo
     return ids.size();
 }
 
-// Pieces go through in blocks. The first pass computes keys and prefetches the cache, the second reads it.
+// A piece that the cache of short pieces does not have. Returns the number of ids.
+std::size_t Encoder::encode_rare(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const {
+    if (piece.size() > LongCache::max_size) return merge(piece, hash, out, workspace);
+    if (const auto ids = workspace.long_pieces.find(piece, hash); !ids.empty()) {
+        std::copy(ids.begin(), ids.end(), out);
+        return ids.size();
+    }
+    const std::size_t count = merge(piece, hash, out, workspace);
+    if (piece.size() > PieceKey::max_size || count > ShortCache::max_ids)
+        workspace.long_pieces.insert(piece, hash, {out, count});
+    return count;
+}
+
+// Pieces go through in blocks, in passes, so that memory is on its way before it is needed: the first computes keys
+// and prefetches what the caches have on each piece, the last reads it.
 void Encoder::encode(std::string_view text, IdBuffer& out, Workspace& workspace) const {
     constexpr std::size_t block = 256;
-    struct Probe {
-        PieceKey key;
-        PieceCache::Set* set;  // null for a piece too long for the cache
-    };
     const Byte* ends[block];
-    Probe probes[block];
+    PieceKey keys[block];  // size 0 for a piece too long for a key
+    std::uint64_t hashes[block];
+    std::uint32_t too_long[block];
     const Byte* p = reinterpret_cast<const Byte*>(text.data());
     const Byte* const text_end = p + text.size();
     while (p < text_end) {
         const std::size_t count = split(p, text_end, ends, block);
+        std::size_t too_long_count = 0;
         const Byte* start = p;
-        for (std::size_t i = 0; i < count; ++i) {
+        for (std::size_t i = 0; i < count; start = ends[i++]) {
             const std::size_t size = static_cast<std::size_t>(ends[i] - start);
             if (size <= PieceKey::max_size) {
-                probes[i].key = PieceKey::of(start, size, static_cast<std::size_t>(text_end - start));
-                probes[i].set = &workspace.cache.set(probes[i].key.hash());
-                __builtin_prefetch(probes[i].set, 1);
+                keys[i] = PieceKey::of(start, size, static_cast<std::size_t>(text_end - start));
+                hashes[i] = keys[i].hash();
+                __builtin_prefetch(&workspace.short_pieces.set(hashes[i]), 1);
             } else {
-                probes[i].set = nullptr;
+                keys[i] = {0, 0};
+                hashes[i] = hash_bytes({reinterpret_cast<const char*>(start), size});
+                workspace.long_pieces.prefetch_slots(hashes[i]);
+                too_long[too_long_count++] = static_cast<std::uint32_t>(i);
             }
-            start = ends[i];
         }
+        for (std::size_t i = 0; i < too_long_count; ++i) workspace.long_pieces.prefetch_record(hashes[too_long[i]]);
+
         // A piece has at most as many ids as bytes; a hit writes max_ids whatever its count.
-        Id* const first = out.reserve(static_cast<std::size_t>(start - p) + PieceCache::max_ids);
+        Id* const first = out.reserve(static_cast<std::size_t>(start - p) + ShortCache::max_ids);
         Id* at = first;
-        start = p;
-        for (std::size_t i = 0; i < count; ++i) {
-            const std::string_view piece(reinterpret_cast<const char*>(start),
-                                         static_cast<std::size_t>(ends[i] - start));
-            start = ends[i];
-            if (PieceCache::Set* const set = probes[i].set) {
-                if (const PieceCache::Entry* const hit = PieceCache::find(*set, probes[i].key)) {
-                    for (std::size_t k = 0; k < PieceCache::max_ids; ++k) at[k] = hit->ids[k];
+        for (std::size_t i = 0; i < count; p = ends[i++]) {
+            const bool is_short = keys[i].high != 0;
+            if (is_short) {
+                ShortCache& cache = workspace.short_pieces;
+                const ShortCache::Entry* hit = ShortCache::find(cache.set(hashes[i]), keys[i]);
+                if (!hit) [[unlikely]]
+                    hit = ShortCache::find(cache.other_set(hashes[i]), keys[i]);
+                if (hit) [[likely]] {
+                    hit->read(at);
                     at += hit->count;
                     continue;
                 }
-                const std::size_t n = encode_piece(piece, at, workspace);
-                if (n <= PieceCache::max_ids) PieceCache::insert(*set, probes[i].key, at, n);
-                at += n;
-            } else {
-                at += encode_piece(piece, at, workspace);
             }
+            const std::string_view piece(reinterpret_cast<const char*>(p), static_cast<std::size_t>(ends[i] - p));
+            const std::size_t n = encode_rare(piece, hashes[i], at, workspace);
+            if (is_short && n <= ShortCache::max_ids) workspace.short_pieces.insert(hashes[i], keys[i], at, n);
+            at += n;
         }
         out.advance(static_cast<std::size_t>(at - first));
-        p = start;
     }
 }
 

@@ -34,8 +34,8 @@ class IdBuffer {
     std::size_t size_ = 0, capacity_ = 0;
 };
 
-// Safe to use from several threads at once; each call borrows a workspace (a cache of pieces and scratch memory, a
-// few MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.
+// Safe to use from several threads at once; each call borrows a workspace (caches of pieces and scratch memory,
+// 10 MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.
 class Encoder {
   public:
     explicit Encoder(const std::vector<std::string_view>& tokens) : vocabulary_(tokens) {}
@@ -51,8 +51,9 @@ class Encoder {
 
   private:
     struct Workspace {
-        explicit Workspace(const Vocabulary& vocabulary) : merger(vocabulary) {}
-        PieceCache cache;
+        explicit Workspace(const Vocabulary& vocabulary);
+        ShortCache short_pieces;
+        LongCache long_pieces;
         Merger merger;
     };
     class Lease {
@@ -69,7 +70,8 @@ class Encoder {
     };
     Lease borrow() const;
     void encode(std::string_view text, IdBuffer& out, Workspace& workspace) const;
-    std::size_t encode_piece(std::string_view piece, Id* out, Workspace& workspace) const;
+    std::size_t encode_rare(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const;
+    std::size_t merge(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const;
 
     Vocabulary vocabulary_;
     mutable std::mutex mutex_;

@@ -1,20 +1,47 @@
-// The hash of a run of bytes, by prefixes: equal bytes give equal hashes, and the hash of a part follows from those
-// of two prefixes. A polynomial modulo the prime 2^61 - 1.
+// Hashes of runs of bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 
 namespace pynanochat::bpe {
 
+__extension__ using Wide = unsigned __int128;
+
+// The product of two words, folded: every bit of both moves every bit of the result.
+inline std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
+    const Wide product = static_cast<Wide>(a) * b;
+    return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
+}
+
+constexpr std::uint64_t odd_words[2] = {0x9E3779B97F4A7C15u, 0xD1B54A32D192ED03u};
+
+// For bytes that are too long for a PieceKey.
+inline std::uint64_t hash_bytes(std::string_view bytes) {
+    std::uint64_t hash = bytes.size();
+    const char* p = bytes.data();
+    std::size_t left = bytes.size();
+    for (; left >= 16; p += 16, left -= 16) {
+        std::uint64_t word[2];
+        std::memcpy(word, p, 16);
+        hash = mix(hash ^ word[0] ^ odd_words[0], word[1] ^ odd_words[1]);
+    }
+    std::uint64_t word[2] = {0, 0};
+    std::memcpy(word, p, left);
+    return mix(hash ^ word[0] ^ odd_words[0], word[1] ^ odd_words[1]);
+}
+
+// A hash by prefixes: the hash of a part follows from those of two prefixes. A polynomial modulo the prime 2^61 - 1.
 struct PolynomialHash {
     static constexpr std::uint64_t prime = (std::uint64_t{1} << 61) - 1;
     static constexpr std::uint64_t base = 0x1A2B3C4D5E6F7081 & prime;
 
     static std::uint64_t times(std::uint64_t a, std::uint64_t b) {
-        __extension__ using Wide = unsigned __int128;
         const Wide product = static_cast<Wide>(a) * b;
-        std::uint64_t sum = static_cast<std::uint64_t>(product & prime) + static_cast<std::uint64_t>(product >> 61);
+        const std::uint64_t sum =
+            static_cast<std::uint64_t>(product & prime) + static_cast<std::uint64_t>(product >> 61);
         return sum >= prime ? sum - prime : sum;
     }
 

@@ -1,7 +1,6 @@
 #include "bpe/merge.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace pynanochat::bpe {
 
@@ -13,31 +12,46 @@ std::span<const Id> Merger::merge(std::string_view piece, Id limit) {
     return piece.size() <= short_piece ? merge_short(piece, limit) : merge_long(piece, limit);
 }
 
+// A merge and its place in one number, so that the smallest is the next to do: id << 8 | place.
 std::span<const Id> Merger::merge_short(std::string_view piece, Id limit) {
-    ids_.resize(short_piece);
-    Id* ids = ids_.data();
-    Id merged[short_piece];  // what ids[i] and ids[i + 1] merge into
-    std::size_t n = piece.size();
-    for (std::size_t i = 0; i < n; ++i) ids[i] = vocabulary_.byte_id(static_cast<std::uint8_t>(piece[i]));
-    for (std::size_t i = 0; i + 1 < n; ++i) merged[i] = pair(ids[i], ids[i + 1], limit);
-    while (n > 1) {
-        const std::size_t at = static_cast<std::size_t>(std::min_element(merged, merged + n - 1) - merged);
-        if (merged[at] == no_id) break;
-        ids[at] = merged[at];
-        --n;
-        std::memmove(ids + at + 1, ids + at + 2, (n - at - 1) * sizeof(Id));
-        if (at + 1 < n) {
-            std::memmove(merged + at + 1, merged + at + 2, (n - at - 2) * sizeof(Id));
-            merged[at] = pair(ids[at], ids[at + 1], limit);
-        }
-        if (at > 0) merged[at - 1] = pair(ids[at - 1], ids[at], limit);
+    constexpr Id none = no_id << 8;  // and above
+    Id ids[short_piece];
+    Id merges[short_piece];  // of ids[i] with the one after it
+    std::uint8_t next[short_piece], previous[short_piece];
+    const std::size_t n = piece.size();
+    const auto merge_at = [&](std::size_t i, std::size_t j) {
+        merges[i] = pair(ids[i], ids[j], limit) << 8 | static_cast<Id>(i);
+    };
+    for (std::size_t i = 0; i < n; ++i) {
+        ids[i] = vocabulary_.byte_id(static_cast<std::uint8_t>(piece[i]));
+        next[i] = static_cast<std::uint8_t>(i + 1);
+        previous[i] = static_cast<std::uint8_t>(i - 1);
     }
-    return {ids, n};
+    for (std::size_t i = 0; i + 1 < n; ++i) merge_at(i, i + 1);
+    merges[n - 1] = none;
+    while (true) {
+        Id best = none;
+        for (std::size_t i = 0; i < n; ++i) best = std::min(best, merges[i]);
+        if (best >= none) break;
+        const std::size_t at = best & 255, gone = next[at];
+        ids[at] = best >> 8;
+        merges[at] = merges[gone] = none;
+        next[at] = next[gone];
+        if (next[at] < n) {
+            previous[next[at]] = static_cast<std::uint8_t>(at);
+            merge_at(at, next[at]);
+        }
+        if (at > 0) merge_at(previous[at], at);
+    }
+    ids_.resize(std::max(ids_.size(), n));
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < n; i = next[i]) ids_[count++] = ids[i];
+    return {ids_.data(), count};
 }
 
 std::span<const Id> Merger::merge_long(std::string_view piece, Id limit) {
     const std::size_t n = piece.size();
-    ids_.resize(n);
+    ids_.resize(std::max(ids_.size(), n));
     next_.resize(n);
     previous_.resize(n);
     heap_.clear();

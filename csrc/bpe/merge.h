@@ -36,7 +36,6 @@ class Merger {
 
     const Vocabulary& vocabulary_;
     std::vector<Id> ids_;
-    std::vector<Id> next_pair_;
     std::vector<std::size_t> next_, previous_;
     std::vector<Candidate> heap_;
 };

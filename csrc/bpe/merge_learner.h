@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "bpe/pair_table.h"
 #include "bpe/piece_counter.h"
 #include "bpe/trainer.h"
 

@@ -1,83 +1,139 @@
-// Remembers the ids of short pieces, so that common words are merged once. Bounded: a fixed table, sets of two
-// entries that share a cache line; a new entry takes the second place and the entry there moves out.
+// Remembers the ids of pieces, so that common words are merged once. Two caches, both of a fixed size: one for short
+// pieces, where nearly all of the text is found, and one for the longer rest.
 #pragma once
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
+#include <span>
+#include <string_view>
+#include <vector>
 
-#include "bpe/unicode.h"
+#include "bpe/piece_key.h"
 #include "bpe/vocabulary.h"
 
 namespace pynanochat::bpe {
 
-// Up to 15 bytes of text, padded with zeros, and their number in the last byte.
-struct PieceKey {
-    static constexpr std::size_t max_size = 15;
-    std::uint64_t low, high;
-
-    bool operator==(const PieceKey& o) const { return ((low ^ o.low) | (high ^ o.high)) == 0; }
-
-    // `size` 1 to 15. Reads 16 bytes at `p` if `readable` says that so many may be read.
-    static PieceKey of(const Byte* p, std::size_t size, std::size_t readable) {
-        std::uint64_t word[2] = {0, 0};
-        std::memcpy(word, p, readable >= 16 ? 16 : size);
-        if (size >= 8) {
-            word[1] &= (std::uint64_t{1} << (8 * (size - 8))) - 1;
-        } else {
-            word[0] &= (std::uint64_t{1} << (8 * size)) - 1;
-            word[1] = 0;
-        }
-        return {word[0], word[1] | static_cast<std::uint64_t>(size) << 56};
-    }
-
-    std::uint64_t hash() const {
-        __extension__ using Wide = unsigned __int128;
-        const Wide product = static_cast<Wide>(low ^ 0x9E3779B97F4A7C15u) * (high ^ 0xD1B54A32D192ED03u);
-        return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
-    }
-};
-
-class PieceCache {
+// Pieces up to 15 bytes and 5 ids, in sets of two entries that share a cache line. A piece belongs to either of two
+// sets. A new entry goes where there is room; if nowhere, the first set forgets its older entry.
+class ShortCache {
   public:
-    static constexpr std::size_t max_ids = 3;
+    static constexpr std::size_t max_ids = 5;
     struct Entry {
         PieceKey key;  // size 0: empty
-        Id ids[max_ids];
-        std::uint32_t count;
+        std::uint8_t ids[3 * max_ids];
+        std::uint8_t count;
+
+        // Writes max_ids ids at `out`, of which `count` are meant.
+        void read(Id* out) const {
+            for (std::size_t i = 0; i < max_ids; ++i) {
+                Id id;
+                std::memcpy(&id, ids + 3 * i, sizeof id);  // the last takes `count` along
+                out[i] = id & id_mask;
+            }
+        }
     };
     struct alignas(64) Set {
         Entry entry[2];
     };
+    static_assert(sizeof(Set) == 64 && id_bits == 24);
 
-    PieceCache() : sets_(static_cast<Set*>(std::aligned_alloc(64, set_count * sizeof(Set)))) {
+    ShortCache() : sets_(static_cast<Set*>(std::aligned_alloc(huge_page, set_count * sizeof(Set)))) {
         if (!sets_) throw std::bad_alloc();
+#ifdef __linux__
+        madvise(static_cast<void*>(sets_.get()), set_count * sizeof(Set), MADV_HUGEPAGE);  // spares the TLB
+#endif
         std::memset(static_cast<void*>(sets_.get()), 0, set_count * sizeof(Set));
     }
 
     Set& set(std::uint64_t hash) { return sets_[hash & (set_count - 1)]; }
+    Set& other_set(std::uint64_t hash) { return sets_[hash >> 32 & (set_count - 1)]; }
 
+    // Without a branch on which of the two it is, as that cannot be foretold.
     static const Entry* find(const Set& set, const PieceKey& key) {
-        if (set.entry[0].key == key) return &set.entry[0];
-        if (set.entry[1].key == key) return &set.entry[1];
-        return nullptr;
+        const bool first = set.entry[0].key == key, second = set.entry[1].key == key;
+        return first | second ? &set.entry[second] : nullptr;
     }
 
-    static void insert(Set& set, const PieceKey& key, const Id* ids, std::size_t count) {
-        if (set.entry[0].key.high != 0) set.entry[1] = set.entry[0];
-        set.entry[0].key = key;
-        for (std::size_t i = 0; i < count; ++i) set.entry[0].ids[i] = ids[i];
-        set.entry[0].count = static_cast<std::uint32_t>(count);
+    void insert(std::uint64_t hash, const PieceKey& key, const Id* ids, std::size_t count) {
+        Set& first = set(hash);
+        Set& second = other_set(hash);
+        Set& chosen = first.entry[1].count != 0 && second.entry[1].count == 0 ? second : first;
+        chosen.entry[1] = chosen.entry[0];
+        Entry& entry = chosen.entry[0];
+        entry.key = key;
+        for (std::size_t i = 0; i < count; ++i) std::memcpy(entry.ids + 3 * i, ids + i, 3);
+        entry.count = static_cast<std::uint8_t>(count);
     }
 
   private:
-    static constexpr std::size_t set_count = std::size_t{1} << 15;  // 2 MiB
+    static constexpr std::size_t set_count = std::size_t{1} << 16;  // 4 MiB
+    static constexpr std::size_t huge_page = std::size_t{1} << 21;
     struct Free {
         void operator()(Set* sets) const { std::free(sets); }
     };
     std::unique_ptr<Set[], Free> sets_;
+};
+
+// Pieces up to 255 bytes and any number of ids. What is remembered is written one after another into a ring, over the
+// oldest; a slot says where, and is void once the ring has passed that place. Slots come in pairs, as in ShortCache.
+class LongCache {
+  public:
+    static constexpr std::size_t max_size = 255;
+
+    LongCache() : pairs_(pair_count), ring_(ring_words) {}
+
+    void prefetch_slots(std::uint64_t hash) const { __builtin_prefetch(&pairs_[hash & (pair_count - 1)]); }
+
+    void prefetch_record(std::uint64_t hash) const {
+        const Pair& pair = pairs_[hash & (pair_count - 1)];
+        const Id* const record = ring_.data() + pair.slot[pair.slot[0].hash != hash].at % ring_words;
+        __builtin_prefetch(record);
+        __builtin_prefetch(record + 16);
+    }
+
+    // The ids of `piece`, valid until the next insert; empty if it is not remembered.
+    std::span<const Id> find(std::string_view piece, std::uint64_t hash) const {
+        const Pair& pair = pairs_[hash & (pair_count - 1)];
+        const Slot& slot = pair.slot[pair.slot[0].hash != hash];
+        if (slot.hash != hash || head_ - slot.at > ring_words) return {};
+        const Id* const record = ring_.data() + slot.at % ring_words;
+        const std::size_t size = record[0] & 255, count = record[0] >> 8;
+        if (size != piece.size() || std::memcmp(record + 1 + count, piece.data(), size) != 0) return {};
+        return {record + 1, count};
+    }
+
+    void insert(std::string_view piece, std::uint64_t hash, std::span<const Id> ids) {
+        const std::size_t words = 1 + ids.size() + (piece.size() + 3) / 4;
+        if (head_ % ring_words + words > ring_words) head_ += ring_words - head_ % ring_words;
+        Id* const record = ring_.data() + head_ % ring_words;
+        record[0] = static_cast<Id>(ids.size() << 8 | piece.size());
+        std::memcpy(record + 1, ids.data(), ids.size() * sizeof(Id));
+        std::memcpy(record + 1 + ids.size(), piece.data(), piece.size());
+        Pair& pair = pairs_[hash & (pair_count - 1)];
+        pair.slot[1] = pair.slot[0];
+        pair.slot[0] = {hash, head_};
+        head_ += words;
+    }
+
+  private:
+    static constexpr std::size_t pair_count = std::size_t{1} << 16;  // 2 MiB
+    static constexpr std::size_t ring_words = std::size_t{1} << 20;  // 4 MiB
+    struct Slot {
+        std::uint64_t hash = 0, at = 0;
+    };
+    struct alignas(32) Pair {
+        Slot slot[2];
+    };
+    std::vector<Pair> pairs_;
+    std::vector<Id> ring_;
+    std::uint64_t head_ = 2 * ring_words;  // so that empty slots are void
 };
 
 }  // namespace pynanochat::bpe

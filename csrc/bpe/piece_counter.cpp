@@ -1,7 +1,5 @@
 #include "bpe/piece_counter.h"
 
-#include <functional>
-
 #include "bpe/splitter.h"
 
 namespace pynanochat::bpe {
@@ -56,7 +54,7 @@ void PieceCounter::count_short(const PieceKey& key, std::uint64_t hash, std::uin
 }
 
 void PieceCounter::count_long(std::string_view piece, std::uint64_t count) {
-    const std::uint64_t hash = std::hash<std::string_view>()(piece);
+    const std::uint64_t hash = hash_bytes(piece);
     const std::size_t mask = long_.size() - 1;
     std::size_t i = hash & mask;
     for (; long_[i].count; i = (i + 1) & mask) {

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "bpe/piece_cache.h"
+#include "bpe/piece_key.h"
 
 namespace pynanochat::bpe {
 

@@ -1,36 +1,33 @@
 #include "bpe/vocabulary.h"
 
+#include <algorithm>
 #include <bit>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
 #include "bpe/hash.h"
 #include "bpe/merge.h"
+#include "bpe/piece_key.h"
 
 namespace pynanochat::bpe {
 
-PairTable::PairTable(std::size_t expected) { resize(std::bit_ceil(expected * 2 + 2)); }
-
-void PairTable::resize(std::size_t capacity) {
-    std::vector<Slot> old(capacity);
-    old.swap(slots_);
-    mask_ = capacity - 1;
-    shift_ = 64 - std::countr_zero(capacity);
-    for (const Slot& entry : old)
-        if (entry.key != empty) place(entry);
+void MergeTable::clear(std::size_t expected) {
+    constexpr std::size_t least = std::size_t{1} << (2 * id_bits - max_rest_bits);
+    const std::size_t buckets = std::bit_ceil(std::max(expected, least));
+    slots_.assign((buckets + max_distance + 1) * bucket, empty);  // a search never runs over the end
+    rest_bits_ = 2 * id_bits - std::countr_zero(buckets);
 }
 
-void PairTable::place(const Slot& entry) {
-    std::size_t i = slot(entry.key);
-    while (slots_[i].key != empty) i = (i + 1) & mask_;
-    slots_[i] = entry;
-}
-
-void PairTable::insert(Id left, Id right, std::uint32_t value) {
-    if ((used_ + 1) * 2 > slots_.size()) resize(slots_.size() * 2);
-    ++used_;
-    place({pack(left, right), value});
+bool MergeTable::insert(Id left, Id right, Id merged) {
+    const std::uint64_t product = multiply(left, right);
+    const std::size_t home = (product >> rest_bits_) * bucket;
+    const std::uint64_t rest = product & ((std::uint64_t{1} << rest_bits_) - 1);
+    std::size_t at = home;
+    while (slots_[at] != empty)
+        if (++at == home + max_distance * bucket) return false;
+    const std::uint64_t distance = (at - home) / bucket;
+    slots_[at] = rest << (64 - max_rest_bits) | distance << id_bits | merged;
+    return true;
 }
 
 Vocabulary::Vocabulary(const std::vector<std::string_view>& tokens) {
@@ -55,40 +52,35 @@ Vocabulary::Vocabulary(const std::vector<std::string_view>& tokens) {
 
 void Vocabulary::index_tokens() {
     const std::size_t capacity = std::bit_ceil(size() * 2 + 2);
-    slots_.assign(capacity, no_id);
+    slots_.assign(capacity, {});
     mask_ = capacity - 1;
     for (Id id = 0; id < size(); ++id) {
         const std::string_view token = bytes(id);
         if (token.empty()) continue;
-        std::size_t i = PolynomialHash::of(token) & mask_;
-        for (; slots_[i] != no_id; i = (i + 1) & mask_)
-            if (bytes(slots_[i]) == token)
-                throw std::invalid_argument("ids " + std::to_string(slots_[i]) + " and " + std::to_string(id) +
-                                            " of a vocabulary have the same bytes; every token may come once");
-        slots_[i] = id;
+        const std::uint64_t hash = piece_hash(token);
+        if (const Id known = find(token, hash); known != no_id)
+            throw std::invalid_argument("ids " + std::to_string(known) + " and " + std::to_string(id) +
+                                        " of a vocabulary have the same bytes; every token may come once");
+        std::size_t i = hash & mask_;
+        while (slots_[i].id != no_id) i = (i + 1) & mask_;
+        slots_[i] = {id, static_cast<std::uint32_t>(hash >> 32)};
         if (token.size() == 1) byte_id_[static_cast<std::uint8_t>(token[0])] = id;
     }
-}
-
-Id Vocabulary::find(std::string_view text) const {
-    for (std::size_t i = PolynomialHash::of(text) & mask_; slots_[i] != no_id; i = (i + 1) & mask_)
-        if (bytes(slots_[i]) == text) return slots_[i];
-    return no_id;
 }
 
 // Every way to cut a token into two tokens is a pair that merges into it. The hash of each right part follows from
 // two prefix hashes, so that a token of n bytes costs n look-ups and not n^2 bytes of hashing.
 void Vocabulary::index_pairs() {
-    struct Pair {
-        Id left, right, merged;
-    };
     std::vector<Pair> found;
     std::vector<std::uint64_t> prefix, power;
-    const auto look_up = [this](std::uint64_t hash, std::string_view text) {
-        for (std::size_t i = hash & mask_; slots_[i] != no_id; i = (i + 1) & mask_)
-            if (bytes(slots_[i]) == text) return slots_[i];
-        return no_id;
+    std::vector<Id> table(mask_ + 1, no_id);  // the tokens by PolynomialHash, open addressing
+    const auto slot_of = [&](std::uint64_t hash, std::string_view text) -> Id& {
+        std::size_t i = hash & mask_;
+        while (table[i] != no_id && bytes(table[i]) != text) i = (i + 1) & mask_;
+        return table[i];
     };
+    for (Id id = 0; id < size(); ++id)
+        if (!bytes(id).empty()) slot_of(PolynomialHash::of(bytes(id)), bytes(id)) = id;
     for (Id id = 0; id < size(); ++id) {
         const std::string_view token = bytes(id);
         if (token.size() < 2) continue;
@@ -99,17 +91,26 @@ void Vocabulary::index_pairs() {
             power.push_back(PolynomialHash::times(power.back(), PolynomialHash::base));
         }
         for (std::size_t cut = 1; cut < token.size(); ++cut) {
-            const Id left = look_up(prefix[cut], token.substr(0, cut));
+            const Id left = slot_of(prefix[cut], token.substr(0, cut));
             if (left == no_id) continue;
             const std::uint64_t shifted = PolynomialHash::times(prefix[cut], power[token.size() - cut]);
             const std::uint64_t whole = prefix[token.size()];
             const std::uint64_t rest = whole >= shifted ? whole - shifted : whole + PolynomialHash::prime - shifted;
-            const Id right = look_up(rest, token.substr(cut));
+            const Id right = slot_of(rest, token.substr(cut));
             if (right != no_id) found.push_back({left, right, id});
         }
     }
-    pairs_ = PairTable(found.size());
-    for (const Pair& pair : found) pairs_.insert(pair.left, pair.right, pair.merged);
+    set_pairs(found);
+}
+
+void Vocabulary::set_pairs(const std::vector<Pair>& pairs) {
+    for (std::size_t room = pairs.size();; room = 2 * room + 1) {
+        pairs_.clear(room);
+        if (std::all_of(pairs.begin(), pairs.end(), [this](const Pair& pair) {
+                return pairs_.insert(pair.left, pair.right, pair.merged);
+            }))
+            return;
+    }
 }
 
 // In a regular vocabulary a pair that is not the two parts of its token can never stand side by side: merging
@@ -130,10 +131,11 @@ void Vocabulary::keep_canonical_pairs() {
     }
     regular_ = regular == longer;
     if (!regular_) return;
-    PairTable canonical(longer);
+    std::vector<Pair> canonical;
+    canonical.reserve(longer);
     for (Id id = 0; id < size(); ++id)
-        if (parts_[id].first != no_id) canonical.insert(parts_[id].first, parts_[id].second, id);
-    pairs_ = std::move(canonical);
+        if (parts_[id].first != no_id) canonical.push_back({parts_[id].first, parts_[id].second, id});
+    set_pairs(canonical);
 }
 
 }  // namespace pynanochat::bpe

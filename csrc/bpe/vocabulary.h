@@ -1,6 +1,7 @@
 // The tokens of a byte-pair encoding and the pairs that merge into them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -12,39 +13,51 @@ namespace pynanochat::bpe {
 
 using Id = std::uint32_t;
 constexpr Id no_id = 0xFFFFFFFF;
-constexpr Id max_vocabulary = 1u << 24;
+constexpr int id_bits = 24;
+constexpr Id id_mask = (Id{1} << id_bits) - 1;
+constexpr Id max_vocabulary = id_mask;  // ids are below this
 
-// What a pair of ids leads to: a hash table with open addressing, at most half full, that grows.
-class PairTable {
+// Which id two ids merge into. Open addressing by buckets of four, which are read without a branch, as whether a pair
+// merges cannot be foretold. Multiplying a pair by an odd number loses nothing, so that the bucket where a search
+// begins stands for the high bits of the product, and a slot need hold only the rest, how many buckets from there it
+// is, and the id: eight bytes.
+class MergeTable {
   public:
-    explicit PairTable(std::size_t expected = 0);
+    explicit MergeTable(std::size_t expected = 0) { clear(expected); }
 
-    // `left`, `right` must not be in the table yet.
-    void insert(Id left, Id right, std::uint32_t value);
+    // Forgets everything and makes room for `expected` pairs.
+    void clear(std::size_t expected);
 
-    // The value of a pair, or no_id.
-    std::uint32_t find(Id left, Id right) const {
-        const std::uint64_t key = pack(left, right);
-        for (std::size_t i = slot(key);; i = (i + 1) & mask_) {
-            if (slots_[i].key == key) return slots_[i].value;
-            if (slots_[i].key == empty) return no_id;
+    // False if the table is too crowded around the pair, which must not be in it yet: clear() with more room.
+    [[nodiscard]] bool insert(Id left, Id right, Id merged);
+
+    // The id that the pair merges into, or no_id.
+    Id find(Id left, Id right) const {
+        const std::uint64_t product = multiply(left, right);
+        const std::uint64_t* slot = slots_.data() + (product >> rest_bits_) * bucket;
+        std::uint64_t wanted = (product & ((std::uint64_t{1} << rest_bits_) - 1)) << (64 - max_rest_bits);
+        for (;; slot += bucket, wanted += distance_step) {
+            std::uint64_t match = ~std::uint64_t{0};  // a slot that agrees in all but the id leaves the id
+            for (std::size_t i = 0; i < bucket; ++i) match = std::min(match, slot[i] ^ wanted);
+            if (slot[bucket - 1] == empty) return match < distance_step ? static_cast<Id>(match) : no_id;
+            if (match < distance_step) return static_cast<Id>(match);
         }
     }
 
   private:
+    static constexpr std::size_t bucket = 4;
     static constexpr std::uint64_t empty = ~std::uint64_t{0};
-    struct Slot {
-        std::uint64_t key = empty;
-        std::uint32_t value = no_id;
-    };
-    static std::uint64_t pack(Id left, Id right) { return static_cast<std::uint64_t>(left) << 32 | right; }
-    std::size_t slot(std::uint64_t key) const { return (key * 0x9E3779B97F4A7C15u) >> shift_; }
-    void resize(std::size_t capacity);
-    void place(const Slot& entry);
+    static constexpr std::uint64_t distance_step = std::uint64_t{1} << id_bits;
+    static constexpr std::size_t max_distance = 126;
+    static constexpr int max_rest_bits = 33;
 
-    std::vector<Slot> slots_;
-    std::size_t mask_ = 0, used_ = 0;
-    int shift_ = 0;
+    static std::uint64_t multiply(Id left, Id right) {
+        const std::uint64_t pair = static_cast<std::uint64_t>(left) << id_bits | right;
+        return pair * 0x9E3779B97F4A7C15u & ((std::uint64_t{1} << 2 * id_bits) - 1);
+    }
+
+    std::vector<std::uint64_t> slots_;  // from high to low: 33 bits of the product, 7 of the distance, 24 of the id
+    int rest_bits_ = 0;
 };
 
 // Tokens by id. The id is also the rank: where several neighbouring pairs could merge, the one whose bytes have the
@@ -64,8 +77,12 @@ class Vocabulary {
     Id byte_id(std::uint8_t byte) const { return byte_id_[byte]; }
     Id pair(Id left, Id right) const { return pairs_.find(left, right); }
 
-    // The id whose bytes are `text`, or no_id.
-    Id find(std::string_view text) const;
+    // The id whose bytes are `text`, or no_id. `hash` is piece_hash(text).
+    Id find(std::string_view text, std::uint64_t hash) const {
+        for (std::size_t i = hash & mask_; slots_[i].id != no_id; i = (i + 1) & mask_)
+            if (slots_[i].mark == hash >> 32 && bytes(slots_[i].id) == text) return slots_[i].id;
+        return no_id;
+    }
 
     // The two tokens that merge into each id (no_id where it is a single byte or merging its bytes does not end in
     // two tokens). If every longer token has its two, the vocabulary is regular: merging then never needs other pairs.
@@ -73,16 +90,24 @@ class Vocabulary {
     bool regular() const { return regular_; }
 
   private:
+    struct Pair {
+        Id left, right, merged;
+    };
     void index_tokens();
     void index_pairs();
     void keep_canonical_pairs();
+    void set_pairs(const std::vector<Pair>& pairs);
 
     std::vector<char> blob_;
     std::vector<std::uint64_t> offset_;
     std::array<Id, 256> byte_id_;
-    std::vector<Id> slots_;  // open addressing by hash of the bytes
+    struct Slot {
+        Id id = no_id;
+        std::uint32_t mark = 0;  // the high half of the hash: unequal bytes seldom need to be compared
+    };
+    std::vector<Slot> slots_;  // open addressing by piece_hash
     std::size_t mask_ = 0;
-    PairTable pairs_;
+    MergeTable pairs_;
     std::vector<std::pair<Id, Id>> parts_;
     bool regular_ = true;
 };

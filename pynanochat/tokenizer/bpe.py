@@ -33,6 +33,7 @@ SPECIAL_TOKENS = (
     "<|output_start|>",
     "<|output_end|>",
 )
+_MOST_IDS = (1 << 24) - 1
 _BATCH_CHARACTERS = 4_000_000  # text held at one time while training
 
 
@@ -98,8 +99,8 @@ class Tokenizer:
         if a single byte is missing or an id is used twice.
         """
         size = max(ranks.values(), default=-1) + 1
-        if size > 1 << 24 or min(ranks.values(), default=0) < 0:
-            raise DataError(f"ranks go from {min(ranks.values())} to {size - 1}; the limits are 0 and {(1 << 24) - 1}")
+        if size > _MOST_IDS or min(ranks.values(), default=0) < 0:
+            raise DataError(f"ranks go from {min(ranks.values())} to {size - 1}; the limits are 0 and {_MOST_IDS - 1}")
         tokens = [b""] * size
         for token, rank in ranks.items():
             if tokens[rank] or not token:

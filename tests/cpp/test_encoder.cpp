@@ -104,8 +104,8 @@ void encoder_batch_does_not_depend_on_threads() {
     for (int i = 0; i < 200; ++i) texts.push_back(soup(random, characters, random() % 400));
     for (const unsigned threads : {1u, 2u, 8u}) {
         std::vector<Ids> batch(texts.size());
-        encoder.encode_batch(views(texts), threads,
-                             [&](std::size_t i, std::span<const bpe::Id> ids) { batch[i].assign(ids.begin(), ids.end()); });
+        const auto keep = [&](std::size_t i, std::span<const bpe::Id> ids) { batch[i].assign(ids.begin(), ids.end()); };
+        encoder.encode_batch(views(texts), threads, keep);
         for (std::size_t i = 0; i < texts.size(); ++i) CHECK(batch[i] == encode(encoder, texts[i]));
     }
 }

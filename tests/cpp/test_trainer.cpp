@@ -61,7 +61,8 @@ Merges train(const std::vector<std::string>& texts, std::size_t count, unsigned 
 
 void trainer_equals_naive_training() {
     std::mt19937 random(7);
-    const std::vector<std::string> alphabets[] = {{"a", "b"}, {"a", "b", "c", " "}, {"a", "aa", "aaa", " "}, characters};
+    const std::vector<std::string> alphabets[] = {
+        {"a", "b"}, {"a", "b", "c", " "}, {"a", "aa", "aaa", " "}, characters};
     for (int round = 0; round < 60; ++round) {
         std::vector<std::string> texts;
         for (int i = 0; i < 4; ++i) texts.push_back(soup(random, alphabets[round % 4], random() % 120));
