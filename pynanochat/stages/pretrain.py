@@ -8,6 +8,7 @@ import torch
 
 from pynanochat import checkpoint, runtime, settings
 from pynanochat.data.packing import PackedLoader, ValidationLoader
+from pynanochat.data.prefetch import Prefetch
 from pynanochat.errors import UsageError
 from pynanochat.evals.bpb import bits_per_byte
 from pynanochat.model import GPT, GPTConfig
@@ -150,7 +151,7 @@ def train(run) -> dict:
         forward=torch.compile(model, dynamic=False) if wanted.compile else None,
         optimizer=_optimizer(model, wanted, what),
         schedule=SCHEDULES[wanted.arch]["pretrain"],
-        streams=_streams(run, tokenizer, what, wanted),
+        streams=_streams(run, tokenizer, what, wanted, device),
         stream_count=what.stream_count,
         total_steps=what.steps,
         options=wanted,
@@ -185,9 +186,10 @@ def _optimizer(model, wanted, what):
     )
 
 
-def _streams(run, tokenizer, what, wanted) -> dict:
+def _streams(run, tokenizer, what, wanted, device) -> dict:
+    """This rank's loaders by number; for a GPU they make their batches ahead, on a CPU that would take its cores."""
     mine = range(run.ranks.rank, what.stream_count, run.ranks.world_size)
-    return {
+    loaders = {
         i: PackedLoader(
             run.source(),
             tokenizer,
@@ -200,6 +202,7 @@ def _streams(run, tokenizer, what, wanted) -> dict:
         )
         for i in mine
     }
+    return {i: Prefetch(loader) for i, loader in loaders.items()} if device.type == "cuda" else loaders
 
 
 def _evaluation(run, tokenizer, what, wanted, device):
