@@ -1,4 +1,4 @@
-// What every .cu file needs: error checks, 16-byte vectors, conversions to and from fp32.
+// What every .cu file needs: error checks, launches, 16-byte vectors, conversions to and from fp32.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -20,6 +20,18 @@ inline void check(cudaError_t error, const char* what) {
 inline cudaStream_t enter(const Where& where) {
     check(cudaSetDevice(where.device), "cudaSetDevice");
     return reinterpret_cast<cudaStream_t>(where.stream);
+}
+
+// Starts `kernel` on one-dimensional blocks without dynamic shared memory. Throws CudaError where CUDA refuses it.
+template <class... Parameters, class... Arguments>
+void launch(const char* what, void (*kernel)(Parameters...), std::int64_t blocks, int threads, cudaStream_t stream,
+            const Arguments&... arguments) {
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.stream = stream;
+    check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), what);
+    check(cudaGetLastError(), what);
 }
 
 template <class T, int N>

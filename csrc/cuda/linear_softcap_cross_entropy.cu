@@ -11,7 +11,7 @@
 // C 1,536 and V 32,768 1 ms against 0.08 ms on an H100 (650 TFLOP/s, 3.35 TB/s). Owed to the tensor-core version that never
 // writes logits: those 8 %, and the fp32 accumulation of dW inside the product.
 //
-// Versions (none has run on a GPU yet; `pynanochat bench gpu` measures them)
+// Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  element by element: kept for row strides and pointers that are not 16-byte aligned
 //   2  16-byte vectors, per-vector running maximum, one barrier a row
 // Registers (ptxas 13.0, sm_80 and sm_90a): 30 to 32, no spills; 128 bytes of shared memory.
@@ -126,19 +126,19 @@ __global__ void __launch_bounds__(512) softcap_cross_entropy(const __grid_consta
     }
 }
 
+template <class T, int N>
+void start(const SoftcapCrossEntropy& op, const Launch& shape, cudaStream_t stream) {
+    const auto kernel = op.token_scale != nullptr ? softcap_cross_entropy<T, N, true> : softcap_cross_entropy<T, N, false>;
+    launch("linear_softcap_cross_entropy", kernel, shape.grid, shape.block, stream, op);
+}
+
 template <class T>
-void start(const SoftcapCrossEntropy& op, const Launch& launch, cudaStream_t stream) {
+void start(const SoftcapCrossEntropy& op, const Launch& shape, cudaStream_t stream) {
     constexpr int N = vector_bytes / sizeof(T);
-    const auto grid = static_cast<unsigned>(launch.grid);
-    if (launch.vector == N && op.token_scale != nullptr)
-        softcap_cross_entropy<T, N, true><<<grid, launch.block, 0, stream>>>(op);
-    else if (launch.vector == N)
-        softcap_cross_entropy<T, N, false><<<grid, launch.block, 0, stream>>>(op);
-    else if (op.token_scale != nullptr)
-        softcap_cross_entropy<T, 1, true><<<grid, launch.block, 0, stream>>>(op);
+    if (shape.vector == N)
+        start<T, N>(op, shape, stream);
     else
-        softcap_cross_entropy<T, 1, false><<<grid, launch.block, 0, stream>>>(op);
-    check(cudaGetLastError(), "launch of linear_softcap_cross_entropy");
+        start<T, 1>(op, shape, stream);
 }
 
 }  // namespace
@@ -150,13 +150,13 @@ Launch plan(const SoftcapCrossEntropy& op) {
 }
 
 void linear_softcap_cross_entropy(const SoftcapCrossEntropy& op, const Where& where) {
-    const Launch launch = plan(op);
-    if (launch.grid == 0) return;
+    const Launch shape = plan(op);
+    if (shape.grid == 0) return;
     const cudaStream_t stream = enter(where);
     switch (op.dtype) {
-        case DType::f32: return start<float>(op, launch, stream);
-        case DType::bf16: return start<__nv_bfloat16>(op, launch, stream);
-        default: return start<__half>(op, launch, stream);  // plan() refused every other dtype
+        case DType::f32: return start<float>(op, shape, stream);
+        case DType::bf16: return start<__nv_bfloat16>(op, shape, stream);
+        default: return start<__half>(op, shape, stream);  // plan() refused every other dtype
     }
 }
 

@@ -3,7 +3,7 @@
 // Bound: memory. Forward moves 2 x bytes(q, k), backward 3 x (x and grad in, gradient out); cos and sin stay in L1 and L2.
 // At B 32, T 2,048, H = G = 12, D 128, bf16 that is 805 MB and 1.2 GB: 0.24 and 0.36 ms at 3.35 TB/s.
 //
-// Versions (none has run on a GPU yet; `pynanochat bench gpu` measures them)
+// Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  one warp a row, element by element: kept as rotate_norm_any, for odd head_dim, strides and unaligned views
 //   2  rotate_norm_vector: a thread holds one 16-byte vector of each half of the head, so the rotation needs no shuffle and
 //      the norm log2(lanes) of them; a warp does 4 rows of D 128 in bf16; q and k in one grid; 32-bit row arithmetic
@@ -175,23 +175,22 @@ bool aligned(const RotaryTable& table) {
 std::int64_t rows_of(const RotaryQkNorm& op) { return op.batch * op.positions * (op.q.heads + op.k.heads); }
 
 template <class T, bool backward>
-void start(const RotaryQkNorm& op, const Launch& launch, cudaStream_t stream) {
+void start(const RotaryQkNorm& op, const Launch& shape, cudaStream_t stream) {
     constexpr int N = vector_bytes / sizeof(T);
     const auto rows = static_cast<unsigned>(rows_of(op));
-    const auto grid = static_cast<unsigned>(launch.grid);
-    if (launch.vector == N)
-        rotate_norm_vector<T, N, backward><<<grid, launch.block, 0, stream>>>(op, rows, launch.lanes);
+    const auto lanes = static_cast<unsigned>(shape.lanes);
+    if (shape.vector == N)
+        launch("rotary_qk_norm", rotate_norm_vector<T, N, backward>, shape.grid, shape.block, stream, op, rows, lanes);
     else
-        rotate_norm_any<T, backward><<<grid, launch.block, 0, stream>>>(op, rows);
-    check(cudaGetLastError(), "launch of rotary_qk_norm");
+        launch("rotary_qk_norm", rotate_norm_any<T, backward>, shape.grid, shape.block, stream, op, rows);
 }
 
 template <class T>
-void start(const RotaryQkNorm& op, const Launch& launch, cudaStream_t stream) {
+void start(const RotaryQkNorm& op, const Launch& shape, cudaStream_t stream) {
     if (op.backward)
-        start<T, true>(op, launch, stream);
+        start<T, true>(op, shape, stream);
     else
-        start<T, false>(op, launch, stream);
+        start<T, false>(op, shape, stream);
 }
 
 }  // namespace
@@ -203,13 +202,13 @@ Launch plan(const RotaryQkNorm& op) {
 }
 
 void rotary_qk_norm(const RotaryQkNorm& op, const Where& where) {
-    const Launch launch = plan(op);
-    if (launch.grid == 0) return;
+    const Launch shape = plan(op);
+    if (shape.grid == 0) return;
     const cudaStream_t stream = enter(where);
     switch (op.dtype) {
-        case DType::f32: return start<float>(op, launch, stream);
-        case DType::bf16: return start<__nv_bfloat16>(op, launch, stream);
-        default: return start<__half>(op, launch, stream);  // plan() refused every other dtype
+        case DType::f32: return start<float>(op, shape, stream);
+        case DType::bf16: return start<__nv_bfloat16>(op, shape, stream);
+        default: return start<__half>(op, shape, stream);  // plan() refused every other dtype
     }
 }
 

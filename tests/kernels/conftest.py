@@ -1,22 +1,30 @@
 """The tests of this folder run a GPU backend of an op, given as the fixtures `backend` and `device`.
 
-Plain `pytest`: test_interpreted.py starts them in a process of its own with TRITON_INTERPRET=1, where they run the
-Triton twins on CPU tensors. `pytest -m gpu` on a machine with a GPU: they run both backends there.
+Plain `pytest`: test_on_cpu.py starts them in processes of their own, with TRITON_INTERPRET=1 the Triton twins and with
+EMULATED_CUDA=PATH the CUDA kernels, on CPU tensors. `pytest -m gpu` on a machine with a GPU: both backends there.
 """
 
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_CPU = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else []
+if os.environ.get("EMULATED_CUDA"):
+    specification = importlib.util.spec_from_file_location("emulated", Path(__file__).with_name("emulated.py"))
+    emulated = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(emulated)
+    emulated.install(os.environ["EMULATED_CUDA"])
+    ON_CPU = ["cuda"]
 ON_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in ("triton", "cuda")]
 
 
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
         gpu_only = metafunc.definition.get_closest_marker("gpu")
-        metafunc.parametrize("backend", ["triton"] if INTERPRETED and not gpu_only else ON_GPU)
+        metafunc.parametrize("backend", ON_CPU if ON_CPU and not gpu_only else ON_GPU)
 
 
 def pytest_runtest_setup(item):
@@ -26,7 +34,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture
 def device():
-    return "cpu" if INTERPRETED else "cuda"
+    return "cpu" if ON_CPU else "cuda"
 
 
 @pytest.fixture(autouse=True)

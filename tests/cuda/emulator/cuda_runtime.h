@@ -1,0 +1,169 @@
+// CUDA on the CPU, for tests: enough of the language and runtime that csrc/cuda compiles with g++ and its kernels run.
+//
+// Every thread of a block is a coroutine; blocks run one after the other. A thread stops at a shuffle until its whole warp has
+// arrived, and at __syncthreads until its whole block has. A warp or block in which a thread has returned, or waits for
+// something else, is a bug of the kernel (undefined on a GPU) and fails the launch. Timing, memory order between barriers and
+// the precision of the hardware's approximations are not emulated.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // one block runs at a time, on one thread of the CPU
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __forceinline__ inline
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+    dim3(unsigned x_ = 1) : x(x_) {}
+};
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorLaunchFailure = 719 };
+using cudaStream_t = struct EmulatedStream*;
+struct cudaLaunchConfig_t {
+    dim3 gridDim, blockDim;
+    std::size_t dynamicSmemBytes = 0;
+    cudaStream_t stream = nullptr;
+};
+
+namespace emulator {
+
+inline std::string failure;  // of the last launch
+
+enum class Wait { nothing, warp, block };
+
+struct Thread {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    Wait wait = Wait::nothing;
+    bool finished = false;
+    unsigned shuffles = 0;
+};
+
+struct Block {
+    std::vector<Thread> threads;
+    std::vector<float> slots[2];  // what threads give to a shuffle; two, as fast threads reach the next one early
+    ucontext_t scheduler;
+    unsigned running = 0;
+};
+inline Block* block = nullptr;
+
+inline void stop(Wait wait) {
+    Thread& self = block->threads[block->running];
+    self.wait = wait;
+    swapcontext(&self.context, &block->scheduler);
+}
+
+template <class F> struct Start {
+    static inline F* body;
+    static void run() {
+        (*body)();
+        Thread& self = block->threads[block->running];
+        self.finished = true;
+        swapcontext(&self.context, &block->scheduler);
+    }
+};
+
+// True once every thread of [first, last) waits for `wait`, which releases them. Throws where that can never be.
+inline bool release(unsigned first, unsigned last, Wait wait) {
+    unsigned waiting = 0, finished = 0;
+    for (unsigned i = first; i < last; ++i) {
+        waiting += !block->threads[i].finished && block->threads[i].wait == wait;
+        finished += block->threads[i].finished;
+    }
+    if (waiting == 0) return false;
+    if (finished > 0) throw std::runtime_error(wait == Wait::warp ? "a shuffle misses threads that returned" : "a barrier misses threads that returned");
+    if (waiting < last - first) return false;
+    for (unsigned i = first; i < last; ++i) block->threads[i].wait = Wait::nothing;
+    return true;
+}
+
+template <class F> void run_block(unsigned threads, F body) {
+    if (threads == 0 || threads > 1024 || threads % 32 != 0) throw std::runtime_error("a block must be 1 to 32 whole warps");
+    Block here;
+    here.threads = std::vector<Thread>(threads);
+    for (auto& slots : here.slots) slots.resize(threads);
+    block = &here;
+    Start<F>::body = &body;
+    constexpr std::size_t stack_bytes = 64 << 10;
+    for (Thread& thread : here.threads) {
+        thread.stack.reset(new char[stack_bytes]);
+        getcontext(&thread.context);
+        thread.context.uc_stack.ss_sp = thread.stack.get();
+        thread.context.uc_stack.ss_size = stack_bytes;
+        thread.context.uc_link = nullptr;
+        makecontext(&thread.context, &Start<F>::run, 0);
+    }
+    for (;;) {
+        bool moved = false, all_done = true;
+        for (unsigned i = 0; i < threads; ++i) {
+            Thread& thread = here.threads[i];
+            if (thread.finished) continue;
+            all_done = false;
+            if (thread.wait != Wait::nothing) continue;
+            here.running = i;
+            threadIdx = dim3(i);
+            swapcontext(&here.scheduler, &thread.context);
+            moved = true;
+        }
+        if (all_done) break;
+        for (unsigned warp = 0; warp < threads; warp += 32) moved |= release(warp, warp + 32, Wait::warp);
+        moved |= release(0, threads, Wait::block);
+        if (!moved) throw std::runtime_error("threads wait for each other at different shuffles or barriers");
+    }
+    block = nullptr;
+}
+
+}  // namespace emulator
+
+template <class T> T __shfl_xor_sync(unsigned mask, T value, unsigned offset) {
+    static_assert(sizeof(T) == sizeof(float));
+    if (mask != 0xffffffffu) throw std::runtime_error("only shuffles of a whole warp are emulated");
+    emulator::Thread& self = emulator::block->threads[emulator::block->running];
+    auto& slots = emulator::block->slots[self.shuffles++ % 2];
+    const unsigned me = emulator::block->running;
+    std::memcpy(&slots[me], &value, sizeof value);
+    emulator::stop(emulator::Wait::warp);
+    std::memcpy(&value, &slots[me ^ offset], sizeof value);
+    return value;
+}
+inline void __syncthreads() { emulator::stop(emulator::Wait::block); }
+
+template <class... P, class... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... arguments) {
+    try {
+        blockDim = config->blockDim;
+        gridDim = config->gridDim;
+        for (unsigned b = 0; b < config->gridDim.x; ++b) {
+            blockIdx = dim3(b);
+            emulator::run_block(config->blockDim.x, [&] { kernel(P(arguments)...); });
+        }
+    } catch (const std::exception& error) {
+        emulator::failure = error.what();
+        return cudaErrorLaunchFailure;
+    }
+    return cudaSuccess;
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+inline const char* cudaGetErrorName(cudaError_t) { return "emulator"; }
+inline const char* cudaGetErrorString(cudaError_t) { return emulator::failure.c_str(); }
+
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return std::fabs(b) > 8.5e37f && std::fabs(b) < INFINITY ? 0.0f : a / b; }

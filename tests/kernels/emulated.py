@@ -1,0 +1,49 @@
+"""The CUDA kernels on the CPU, through tests/cuda/emulator: the real launchers, bindings and Python around them.
+
+`install(path)` loads the emulated extension and puts it behind the `cuda` backends, which then take CPU tensors.
+"""
+
+import contextlib
+import importlib.machinery
+import importlib.util
+
+from pynanochat.ops import linear_softcap_cross_entropy_gpu, rotary_qk_norm_gpu
+
+
+class OnGpu:
+    """A CPU tensor that says it is on GPU 0, with what the bindings read of a tensor."""
+
+    class device:
+        index = 0
+
+    is_cuda = True
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+        self.shape, self.dtype = tensor.shape, tensor.dtype
+        self.stride, self.data_ptr = tensor.stride, tensor.data_ptr
+
+
+class Extension:
+    """The emulated extension, whose functions take CPU tensors."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __getattr__(self, name):
+        function = getattr(self.module, name)
+        return lambda *inputs: function(*(OnGpu(x) if hasattr(x, "data_ptr") else x for x in inputs))
+
+
+def load(path):
+    loader = importlib.machinery.ExtensionFileLoader("_C", str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_C", loader))
+    loader.exec_module(module)
+    return Extension(module)
+
+
+def install(path):
+    extension = load(path)
+    for glue in (rotary_qk_norm_gpu, linear_softcap_cross_entropy_gpu):
+        glue._C = extension
+        glue.cuda_stream = lambda op, tensor: contextlib.nullcontext(0)

@@ -1,0 +1,80 @@
+"""Runs this folder's tests without a GPU: the Triton twins interpreted, the CUDA kernels emulated under the sanitizers.
+
+Each in a process of its own: TRITON_INTERPRET must precede `import triton`, the sanitizers everything.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FILES = [HERE / f"test_{op}.py" for op in ("linear_softcap_cross_entropy", "rotary_qk_norm")]
+COMPILER = os.environ.get("CXX", "g++")
+
+
+def run_tests(file, **environment):
+    command = [sys.executable, "-m", "pytest", "-v", "-x", "-m", "not gpu", "-p", "no:cacheprovider", str(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", **environment}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    assert re.search(r"\d+ passed", run.stdout) and "skipped" not in run.stdout, run.stdout[-2000:]
+
+
+def test_no_file_is_left_out():
+    run_elsewhere = {Path(__file__), HERE / "test_compiles.py"}
+    assert set(FILES) == set(HERE.glob("test_*.py")) - run_elsewhere
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem[5:])
+def test_triton_interpreted(file):
+    pytest.importorskip("triton")
+    run_tests(file, TRITON_INTERPRET="1")
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    """The extension with its kernels compiled for the CPU, and the environment to load it in."""
+    python, torch_include = sysconfig.get_paths()["include"], Path(torch.__file__).parent / "include"
+    if shutil.which(COMPILER) is None or not Path(python, "Python.h").exists():
+        pytest.skip("needs a C++ compiler and Python.h")
+    path = tmp_path_factory.mktemp("emulated") / "_C.so"
+    build = ["sh", str(ROOT / "tests/cuda/emulator/build.sh"), str(ROOT), str(path), python, str(torch_include)]
+    run = subprocess.run(build, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    find = lambda name: subprocess.check_output([COMPILER, f"-print-file-name={name}"], text=True).strip()  # noqa: E731
+    return {
+        "EMULATED_CUDA": str(path),
+        "LD_PRELOAD": f"{find('libasan.so')} {find('libubsan.so')}",
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem[5:])
+def test_cuda_emulated(file, emulated):
+    run_tests(file, **emulated)
+
+
+def test_the_emulation_catches_a_read_out_of_bounds(emulated):
+    """The sanitizers are awake: a view that reaches beyond its storage must end the process."""
+    code = f"""
+import sys, torch
+sys.path.insert(0, {str(HERE)!r})
+import emulated
+emulated.install({emulated["EMULATED_CUDA"]!r})
+products = torch.zeros(4, 64)
+class Longer:
+    shape, dtype, data_ptr, stride = torch.Size([5, 64]), torch.float32, products.data_ptr, lambda self: (64, 1)
+targets, losses = torch.zeros(5).long(), torch.zeros(5)
+extension = emulated.linear_softcap_cross_entropy_gpu._C
+extension.cuda_linear_softcap_cross_entropy(Longer(), targets, None, losses, 15.0, -1, 0)
+"""
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **emulated}, capture_output=True, text=True)
+    assert run.returncode != 0 and "heap-buffer-overflow" in run.stderr, run.stderr[-2000:]
