@@ -13,6 +13,7 @@ from pynanochat.bench import bench_linear_softcap_cross_entropy as cross_entropy
 from pynanochat.bench import bench_rotary_qk_norm as rotary
 from pynanochat.ops.backends import implementations
 
+DEVICE = "cuda"  # the tests run everything here on the CPU
 ROTARY_CASES = {"d12": (32, 2048, 6, 6, 128), "d24 grouped": (16, 2048, 12, 4, 128)}  # B, T, H, G, D
 CROSS_ENTROPY_CASES = {"d12": (65536, 768, 32768), "d24": (32768, 1536, 32768)}  # N, C, V
 
@@ -42,11 +43,16 @@ def interleave(functions: dict, rounds: int = 7, round_seconds: float = 0.05) ->
 
 def roofline(size: int = 8192, copied: int = 2**30) -> dict:
     """What the card reaches: bf16 products in TFLOP/s, a copy in GB/s with reads and writes both counted."""
-    a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
-    source = torch.empty(copied, device="cuda", dtype=torch.uint8)
+    a = torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16)
+    source = torch.empty(copied, device=DEVICE, dtype=torch.uint8)
     target = torch.empty_like(source)
     times = interleave({"product": lambda: a @ a, "copy": lambda: target.copy_(source)})
     return {"bf16_tflops": 2 * size**3 / times["product"] / 1e12, "copy_gbs": 2 * copied / times["copy"] / 1e9}
+
+
+def free_memory() -> int:
+    """Bytes free on the card."""
+    return torch.cuda.mem_get_info()[0]
 
 
 def contenders(op: str, verified: list[dict]) -> dict:
@@ -74,7 +80,7 @@ def rows_of(op: str, case: str, times: dict, work: float, unit: str, bound: floa
 
 def bench_rotary(case, label, kernels, rate) -> list[dict]:
     reference = implementations("rotary_qk_norm")["reference"]
-    q, k, cos, sin, dq, dk = (x.cuda() for x in rotary.make(case, torch.bfloat16))
+    q, k, cos, sin, dq, dk = (x.to(DEVICE) for x in rotary.make(case, torch.bfloat16))
     compiled = torch.compile(reference.forward, dynamic=False)
     settings = (cos, sin, rotary.SCALE, 1e-6)
     forward = {name: (lambda f=kernel.forward: f(q, k, *settings)) for name, kernel in kernels.items()}
@@ -95,7 +101,7 @@ def bench_rotary(case, label, kernels, rate) -> list[dict]:
 def bench_cross_entropy(case, label, kernels, rate) -> list[dict]:
     N, C, V = case
     x, weight, targets, scale, vocab_size = (
-        v.cuda() if isinstance(v, torch.Tensor) else v
+        v.to(DEVICE) if isinstance(v, torch.Tensor) else v
         for v in cross_entropy.make(case, (torch.bfloat16, torch.bfloat16))
     )
     settings = (vocab_size, cross_entropy.SOFTCAP, cross_entropy.IGNORE)
@@ -105,7 +111,7 @@ def bench_cross_entropy(case, label, kernels, rate) -> list[dict]:
     }
     reference = implementations("linear_softcap_cross_entropy")["reference"]
     functions["eager"] = lambda: reference.losses_and_grads(x, weight, targets, scale, *settings)
-    if torch.cuda.mem_get_info()[0] > 24 * N * V:  # all logits at once, in fp32 and several times over
+    if free_memory() > 24 * N * V:  # all logits at once, in fp32 and several times over
         compiled = torch.compile(cross_entropy.plain_formula, dynamic=False)
         functions["compiled"] = lambda: compiled(x, weight, targets, scale, vocab_size)
     times = interleave(functions, rounds=5)

@@ -134,6 +134,29 @@ def test_operators_are_registered_right(backend, device, monkeypatch):
 
 
 @pytest.mark.gpu
+def test_a_real_vocabulary(backend, no_worse):
+    check(backend, no_worse, *inputs((4096, 768, 32768, 32759), torch.bfloat16, "cuda"))
+
+
+@pytest.mark.gpu
+def test_more_products_than_32_bits_count(backend, no_worse, monkeypatch):
+    """One chunk of more than 2^31 products, or of as many as the card holds; its last tokens must be right."""
+    columns = 65536
+    tokens = min(2**31 // columns + 100, torch.cuda.mem_get_info()[0] // 3 // 2 // columns)
+    monkeypatch.setattr(gpu, "WORKSPACE", 2**40)
+    x, weight, targets, scale, vocab_size = inputs((tokens, 16, columns, columns), torch.bfloat16, "cuda")
+    kernel = getattr(gpu, backend)
+    settings = (vocab_size, 15.0, -1)
+    last = slice(tokens - 50, tokens)
+    losses, dx, _ = kernel.losses_and_grads(x, weight, targets, scale, *settings)
+    theirs = plain(x[last], weight, targets[last], scale[last], vocab_size, 15.0, torch.bfloat16)
+    truth = plain(x[last], weight, targets[last], scale[last], vocab_size, 15.0, torch.float64)
+    no_worse("losses", losses[last], theirs[0], truth[0], 15.0)
+    no_worse("losses alone", kernel.losses(x, weight, targets, *settings)[last], theirs[0], truth[0], 15.0)
+    no_worse("dx", dx[last], theirs[1], truth[1], 15.0)
+
+
+@pytest.mark.gpu
 def test_stream(backend, no_worse):
     """On a stream of its own, behind work that is still running there."""
     x, *rest = inputs((300, 256, 4096, 4090), torch.bfloat16, "cuda")

@@ -129,6 +129,23 @@ def test_operator_is_registered_right(backend, device, monkeypatch, layout):
 
 
 @pytest.mark.gpu
+def test_more_elements_than_32_bits_count(backend, no_worse):
+    """The last of more than 2^31 elements, or of as many as the card holds."""
+    room = torch.cuda.mem_get_info()[0] // 3 // 2  # elements of q in bf16: q, its result and something to spare
+    positions = min(2**31 // (64 * 128) + 4, room // (64 * 128))
+    q = torch.empty(1, positions, 64, 128, dtype=torch.bfloat16, device="cuda")
+    q[:, -3:] = inputs((1, 3, 64, 1, 128), torch.bfloat16, "cuda")[0]
+    cos, sin = (t.cuda() for t in rotary_table(3, 128, 10_000.0))
+    tables = [torch.cat([t.new_zeros(positions - 3, 64), t]) for t in (cos, sin)]
+    k = q[:, :, :1]
+    ours = getattr(rotary_qk_norm_gpu, backend).forward(q, k, *tables, 1.2, 1e-6)[0][:, -3:]
+    last = q[:, -3:]
+    theirs = rotary_qk_norm_reference(last, last, cos, sin, 1.2, 1e-6)[0]
+    truth = rotary_qk_norm_reference(last.double(), last.double(), cos.double(), sin.double(), 1.2, 1e-6)[0]
+    no_worse("q", ours, theirs, truth)
+
+
+@pytest.mark.gpu
 def test_stream(backend, no_worse):
     """On a stream of its own, behind work that is still running there."""
     q, k, cos, sin, grad_q, grad_k = inputs((2, 512, 6, 2, 128), torch.bfloat16, "cuda")
