@@ -29,8 +29,9 @@ Encoder::Lease::~Lease() {
 }
 
 Encoder::Workspace::Workspace(const Vocabulary& vocabulary) : merger(vocabulary) {
-    // Most pieces are one token: begin with these in the cache, the lowest ids, which are the most common, last.
-    for (Id id = static_cast<Id>(vocabulary.size()); id-- > 0;) {
+    // Most pieces are one token: begin with these in the cache, the common ones (low ids) in the best places.
+    const Id known = static_cast<Id>(std::min(vocabulary.size(), ShortCache::capacity / 2));
+    for (Id id = 0; id < known; ++id) {
         const std::string_view token = vocabulary.bytes(id);
         if (token.empty() || token.size() > PieceKey::max_size) continue;
         const PieceKey key = PieceKey::of(reinterpret_cast<const Byte*>(token.data()), token.size(), token.size());
@@ -48,15 +49,27 @@ std::size_t Encoder::merge(std::string_view piece, std::uint64_t hash, Id* out, 
     return ids.size();
 }
 
-// A piece that the cache of short pieces does not have. Returns the number of ids.
-std::size_t Encoder::encode_rare(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const {
-    if (piece.size() > LongCache::max_size) return merge(piece, hash, out, workspace);
+// A piece that is not where it was looked for first. Returns the number of ids; room for max_ids is needed at `out`.
+std::size_t Encoder::encode_rare(std::string_view piece, const PieceKey& key, std::uint64_t hash, Id* out,
+                                 Workspace& workspace) const {
+    const bool is_short = piece.size() <= PieceKey::max_size;
+    if (is_short) {
+        ShortCache::Entry copy;
+        if (const auto* const hit = workspace.short_pieces.find_other(hash, key, copy)) {
+            hit->read(out);
+            return hit->count;
+        }
+    } else if (piece.size() > LongCache::max_size) {
+        return merge(piece, hash, out, workspace);
+    }
     if (const auto ids = workspace.long_pieces.find(piece, hash); !ids.empty()) {
         std::copy(ids.begin(), ids.end(), out);
         return ids.size();
     }
     const std::size_t count = merge(piece, hash, out, workspace);
-    if (piece.size() > PieceKey::max_size || count > ShortCache::max_ids)
+    if (is_short && count <= ShortCache::max_ids)
+        workspace.short_pieces.insert(hash, key, out, count);
+    else
         workspace.long_pieces.insert(piece, hash, {out, count});
     return count;
 }
@@ -65,8 +78,9 @@ std::size_t Encoder::encode_rare(std::string_view piece, std::uint64_t hash, Id*
 // and prefetches what the caches have on each piece, the last reads it.
 void Encoder::encode(std::string_view text, IdBuffer& out, Workspace& workspace) const {
     constexpr std::size_t block = 256;
+    constexpr PieceKey too_long_key = {1, 0};  // in no cache
     const Byte* ends[block];
-    PieceKey keys[block];  // size 0 for a piece too long for a key
+    PieceKey keys[block];  // `too_long_key` for a piece too long for one
     std::uint64_t hashes[block];
     std::uint32_t too_long[block];
     const Byte* p = reinterpret_cast<const Byte*>(text.data());
@@ -82,7 +96,7 @@ void Encoder::encode(std::string_view text, IdBuffer& out, Workspace& workspace)
                 hashes[i] = keys[i].hash();
                 __builtin_prefetch(&workspace.short_pieces.set(hashes[i]), 1);
             } else {
-                keys[i] = {0, 0};
+                keys[i] = too_long_key;
                 hashes[i] = hash_bytes({reinterpret_cast<const char*>(start), size});
                 workspace.long_pieces.prefetch_slots(hashes[i]);
                 too_long[too_long_count++] = static_cast<std::uint32_t>(i);
@@ -94,22 +108,13 @@ void Encoder::encode(std::string_view text, IdBuffer& out, Workspace& workspace)
         Id* const first = out.reserve(static_cast<std::size_t>(start - p) + ShortCache::max_ids);
         Id* at = first;
         for (std::size_t i = 0; i < count; p = ends[i++]) {
-            const bool is_short = keys[i].high != 0;
-            if (is_short) {
-                ShortCache& cache = workspace.short_pieces;
-                const ShortCache::Entry* hit = ShortCache::find(cache.set(hashes[i]), keys[i]);
-                if (!hit) [[unlikely]]
-                    hit = ShortCache::find(cache.other_set(hashes[i]), keys[i]);
-                if (hit) [[likely]] {
-                    hit->read(at);
-                    at += hit->count;
-                    continue;
-                }
+            if (const auto* const hit = ShortCache::find(workspace.short_pieces.set(hashes[i]), keys[i])) [[likely]] {
+                hit->read(at);
+                at += hit->count;
+            } else {
+                const std::string_view piece(reinterpret_cast<const char*>(p), static_cast<std::size_t>(ends[i] - p));
+                at += encode_rare(piece, keys[i], hashes[i], at, workspace);
             }
-            const std::string_view piece(reinterpret_cast<const char*>(p), static_cast<std::size_t>(ends[i] - p));
-            const std::size_t n = encode_rare(piece, hashes[i], at, workspace);
-            if (is_short && n <= ShortCache::max_ids) workspace.short_pieces.insert(hashes[i], keys[i], at, n);
-            at += n;
         }
         out.advance(static_cast<std::size_t>(at - first));
     }

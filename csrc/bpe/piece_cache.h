@@ -25,6 +25,7 @@ namespace pynanochat::bpe {
 class ShortCache {
   public:
     static constexpr std::size_t max_ids = 5;
+    static constexpr std::size_t capacity = std::size_t{1} << 17;
     struct Entry {
         PieceKey key;  // size 0: empty
         std::uint8_t ids[3 * max_ids];
@@ -55,10 +56,29 @@ class ShortCache {
     Set& set(std::uint64_t hash) { return sets_[hash & (set_count - 1)]; }
     Set& other_set(std::uint64_t hash) { return sets_[hash >> 32 & (set_count - 1)]; }
 
-    // Without a branch on which of the two it is, as that cannot be foretold.
-    static const Entry* find(const Set& set, const PieceKey& key) {
+    // Which of the two is meant is not a branch, as it cannot be foretold.
+    static Entry* find(Set& set, const PieceKey& key) {
         const bool first = set.entry[0].key == key, second = set.entry[1].key == key;
         return first | second ? &set.entry[second] : nullptr;
+    }
+
+    // Looks into the other set. What is found there moves to the first set now and then, where it is found sooner, if
+    // the older entry there can go to its own other set: so the common pieces gather in their first sets.
+    const Entry* find_other(std::uint64_t hash, const PieceKey& key, Entry& copy) {
+        Entry* const found = find(other_set(hash), key);
+        if (!found) return nullptr;
+        copy = *found;
+        Entry& displaced = set(hash).entry[1];
+        const std::uint64_t its_hash = displaced.key.hash();
+        Set& refuge = &set(its_hash) == &set(hash) ? other_set(its_hash) : set(its_hash);
+        if (++moves_ % 4 == 0 && refuge.entry[1].count == 0 && &refuge != &other_set(hash)) {
+            (refuge.entry[0].count ? refuge.entry[1] : refuge.entry[0]) = displaced;
+            displaced = copy;
+            Set& left = other_set(hash);
+            if (found == &left.entry[0]) left.entry[0] = left.entry[1];
+            left.entry[1] = {};
+        }
+        return &copy;
     }
 
     void insert(std::uint64_t hash, const PieceKey& key, const Id* ids, std::size_t count) {
@@ -73,12 +93,13 @@ class ShortCache {
     }
 
   private:
-    static constexpr std::size_t set_count = std::size_t{1} << 16;  // 4 MiB
+    static constexpr std::size_t set_count = capacity / 2;  // 4 MiB
     static constexpr std::size_t huge_page = std::size_t{1} << 21;
     struct Free {
         void operator()(Set* sets) const { std::free(sets); }
     };
     std::unique_ptr<Set[], Free> sets_;
+    std::uint32_t moves_ = 0;
 };
 
 // Pieces up to 255 bytes and any number of ids. What is remembered is written one after another into a ring, over the
