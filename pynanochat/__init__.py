@@ -4,6 +4,11 @@ The names below are imported on first use, so that `import pynanochat` stays fas
 """
 
 import importlib
+import pkgutil
+
+# In a checkout, `python -m pynanochat` after `pip install .` finds this folder first; what is compiled or lies
+# elsewhere in the tree (_C, kernels, bench) is then taken from the installed package.
+__path__ = pkgutil.extend_path(__path__, __name__)
 
 __version__ = "0.1.0"
 
