@@ -80,8 +80,7 @@ class Run:
             folder = self.stage_folder("tokenizer")
             if not (folder / "done.json").exists():
                 raise CheckpointError(
-                    f"{self.folder} has no tokenizer yet; run `pynanochat speedrun --run {self.folder.name}` "
-                    f"or `pynanochat tokenizer train --run {self.folder.name}` first"
+                    f"{self.folder} has no tokenizer yet; `pynanochat speedrun --run {self.folder.name}` trains one first"
                 )
             self._tokenizer = Tokenizer.load(folder)
         return self._tokenizer
