@@ -79,9 +79,8 @@ class Run:
 
             folder = self.stage_folder("tokenizer")
             if not (folder / "done.json").exists():
-                raise CheckpointError(
-                    f"{self.folder} has no tokenizer yet; `pynanochat speedrun --run {self.folder.name}` trains one first"
-                )
+                command = f"pynanochat speedrun --run {self.folder.name}"
+                raise CheckpointError(f"{self.folder} has no tokenizer yet; `{command}` trains one first")
             self._tokenizer = Tokenizer.load(folder)
         return self._tokenizer
 
