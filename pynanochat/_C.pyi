@@ -1,7 +1,7 @@
 """Types of the compiled extension. Arrays are C-contiguous."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,6 +56,9 @@ def linear_softcap_cross_entropy_losses_and_grads(
 def attention_forward(q: Any, k: Any, v: Any, window: int, out: Any, lse: Any) -> None: ...
 def attention_backward(
     dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, window: int, dq: Any, dk: Any, dv: Any
+) -> None: ...
+def product(
+    a: Any, b: Any, c: Any, bf16_products: bool, after: Literal["", "relu2", "relu2_slope"] = "", h: Any | None = None
 ) -> None: ...
 
 # --- CUDA kernels (csrc/bindings/cuda.cpp): GPU tensors of torch; `stream` is torch.cuda.Stream.cuda_stream ---

@@ -6,6 +6,7 @@
 #include "common/isa.h"
 #include "cpu/attention.h"
 #include "cpu/linear_softcap_cross_entropy.h"
+#include "cpu/product.h"
 #include "cpu/rotary_qk_norm.h"
 
 namespace pynanochat {
@@ -272,6 +273,47 @@ void bind_attention(py::module_& module) {
         "Writes the gradients of q, k and v.");
 }
 
+// --- product ---
+
+Product::Operand operand(py::handle x_, const char* name, int64_t rows, int64_t columns) {
+    const Tensor x = view(x_, name);
+    require(!x.on_cuda && (x.dtype == DType::f32 || x.dtype == DType::bf16),
+            string(name) + ": the cpu backend takes float32 and bfloat16 on the CPU");
+    require_shape(x, name, {rows, columns});
+    Product::Operand result{x.data, x.stride[0], x.stride[1], x.dtype == DType::bf16};
+    if (columns == 1 && rows > 1 && result.row_stride == 1) result.column_stride = rows;  // of one element: any will do
+    else if (columns == 1) result.column_stride = 1;
+    else if (rows == 1 && result.column_stride != 1) result.row_stride = 1;
+    require(result.row_stride == 1 || result.column_stride == 1, string(name) + " must be dense along one dimension");
+    return result;
+}
+
+void run_product(py::handle a, py::handle b, py::handle c_, bool bf16_products, const string& after, py::handle h_) {
+    const Tensor c = floats(c_, "c", 2), first = view(a, "a"), h = optional_view(h_, "h");
+    require(first.dims == 2, "a has shape " + shape_text(first) + "; expected 2 dimensions");
+    Product op{};
+    op.m = c.shape[0];
+    op.n = c.shape[1];
+    op.k = first.shape[1];
+    op.a = operand(a, "a", op.m, op.k);
+    op.b = operand(b, "b", op.k, op.n);
+    op.bf16_products = bf16_products;
+    op.c = c.data;
+    op.c_stride = c.stride[0];
+    op.c_is_bf16 = c.dtype == DType::bf16;
+    op.h = h.data;
+    op.after = after == "relu2" ? Product::After::relu2 : after == "relu2_slope" ? Product::After::relu2_slope : Product::After::nothing;
+    require(after.empty() || op.after != Product::After::nothing, "after=" + after + ": use relu2 or relu2_slope");
+    if (op.after == Product::After::relu2_slope) {
+        require_shape(h, "h", {op.m, op.n});
+        require(h.contiguous() && h.dtype == c.dtype && !h.on_cuda, "h must be dense and have c's dtype");
+    }
+    require(op.k >= 1, "a has no columns");
+    if (op.m * op.n == 0) return;
+    py::gil_scoped_release release;
+    PYNANOCHAT_CALL(product, op);
+}
+
 }  // namespace
 
 void bind_cpu(py::module_& module) {
@@ -290,6 +332,9 @@ void bind_cpu(py::module_& module) {
     bind_rotary_qk_norm(module);
     bind_linear_softcap_cross_entropy(module);
     bind_attention(module);
+    module.def("product", &run_product, py::arg("a"), py::arg("b"), py::arg("c"), py::arg("bf16_products"),
+               py::arg("after") = "", py::arg("h") = py::none(),
+               "Writes c (m, n) = a (m, k) b (k, n), then relu2(c), or c times relu2's slope where it gave h.");
 }
 
 }  // namespace pynanochat

@@ -78,6 +78,13 @@ PYNANOCHAT_INLINE float sum(vf x) {
     return part[0];
 }
 
+PYNANOCHAT_INLINE vf square_root(vf x) {
+    float part[width];
+    store(part, x);
+    for (int i = 0; i < width; ++i) part[i] = __builtin_sqrtf(part[i]);
+    return load(part);
+}
+
 PYNANOCHAT_INLINE vf select(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 PYNANOCHAT_INLINE vf at_least(vf x, float low) { return select(x < low, all(low), x); }     // NaN stays NaN
 PYNANOCHAT_INLINE vf at_most(vf x, float high) { return select(x > high, all(high), x); }

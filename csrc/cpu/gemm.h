@@ -152,6 +152,12 @@ template <class Unit, class T> Unit unit_at(const T* row, i64 unit, i64 k_elemen
 
 PYNANOCHAT_INLINE vu load_units(const float* row, i64 unit, float) { return (vu)load(row + unit); }
 PYNANOCHAT_INLINE vu load_units(const bf16* row, i64 unit, float) { return (vu)load(row + unit); }
+PYNANOCHAT_INLINE vu load_units(const float* row, i64 unit, Pair) {
+    bf16 both[2 * width];
+    store(both, load(row + 2 * unit));
+    store(both + width, load(row + 2 * unit + width));
+    return load_as<vu>(both);
+}
 PYNANOCHAT_INLINE vu load_units(const bf16* row, i64 unit, Pair) { return load_as<vu>(row + 2 * unit); }
 
 // Packs B whose k index is adjacent, i.e. its transpose (n, k) is stored by rows. Columns from n on are zero. k is cut into

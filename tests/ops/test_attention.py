@@ -3,19 +3,10 @@
 import pytest
 import torch
 
-from pynanochat import _C
 from pynanochat.bench import bench_attention as bench
 from pynanochat.bench.harness import prove
 from pynanochat.ops import attention
 from pynanochat.ops.attention import attention_reference, backward_cpu, forward_cpu
-
-
-@pytest.fixture(params=_C.cpu_isas())
-def isa(request):
-    before = _C.cpu_isa()
-    _C.set_cpu_isa(request.param)
-    yield request.param
-    _C.set_cpu_isa(before)
 
 
 @pytest.mark.parametrize("case", bench.TEST_CASES.values(), ids=bench.TEST_CASES)

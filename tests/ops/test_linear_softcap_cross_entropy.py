@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pynanochat import _C
 from pynanochat.bench import bench_linear_softcap_cross_entropy as bench
 from pynanochat.bench.harness import prove
 from pynanochat.errors import UsageError
@@ -14,14 +13,6 @@ from pynanochat.ops.linear_softcap_cross_entropy import losses_and_grads_referen
 
 FP32 = bench.DTYPES["fp32"]
 ops = torch.ops.pynanochat
-
-
-@pytest.fixture(params=_C.cpu_isas())
-def isa(request):
-    before = _C.cpu_isa()
-    _C.set_cpu_isa(request.param)
-    yield request.param
-    _C.set_cpu_isa(before)
 
 
 def cpu():

@@ -12,14 +12,6 @@ from pynanochat.ops.rotary_qk_norm import backward_reference, rotary_qk_norm_ref
 op = torch.ops.pynanochat.rotary_qk_norm.default
 
 
-@pytest.fixture(params=_C.cpu_isas())
-def isa(request):
-    before = _C.cpu_isa()
-    _C.set_cpu_isa(request.param)
-    yield request.param
-    _C.set_cpu_isa(before)
-
-
 @pytest.mark.parametrize("case", bench.TEST_CASES.values(), ids=bench.TEST_CASES)
 @pytest.mark.parametrize("dtype", bench.DTYPES, ids=str)
 def test_matches_torch(case, dtype, isa):
