@@ -1,13 +1,17 @@
 """Causal and windowed attention, forward and backward, against torch's scaled_dot_product_attention.
 
     python -m pynanochat.bench.bench_attention
+    pytest bench/bench_attention.py --benchmark-enable
 
 The cases below also drive tests/ops/test_attention.py.
 """
 
+import functools
+
+import pytest
 import torch
 
-from pynanochat.bench.harness import gemm_rate, interleave, prove, report, speedup
+from pynanochat.bench.harness import gemm_rate, interleave, prove, race, ratios, report
 from pynanochat.ops.attention import attention, attention_reference
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -68,22 +72,33 @@ def visible_pairs(T: int, window: int) -> int:
     return seen * (seen + 1) // 2 + (T - seen) * seen
 
 
+@functools.lru_cache(maxsize=1)
+def contest(case: str, dtype) -> dict:
+    """engine -> a call of it, forward and backward; first, ours must be as good as torch's on one of the rows."""
+    prove(compare(make((1, *BENCH_CASES[case][1:]), dtype)), dtype)
+    inputs = make(BENCH_CASES[case], dtype)
+    engines = {"ours": attention, "torch": attention_reference}
+    return {engine: functools.partial(run, function, *inputs) for engine, function in engines.items()}
+
+
+@pytest.mark.parametrize("engine", ("ours", "torch"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", BENCH_CASES)
+def test_attention(benchmark, case, dtype, engine):
+    race(benchmark, contest, engine, case, dtype)
+
+
 def main() -> None:
     rows = []
-    for name, case in BENCH_CASES.items():
-        B, T, H, _, D, window = case
+    for case, (B, T, H, _, D, window) in BENCH_CASES.items():
         for dtype in DTYPES:
-            inputs = make(case, dtype)
-            prove(compare(make((1, *case[1:]), dtype)), dtype)
-            peers = {"ours": attention, "torch": attention_reference}
-            times = interleave({peer: lambda f=f, i=inputs: run(f, *i) for peer, f in peers.items()}, seconds=3.0)
+            times = interleave(contest(case, dtype), seconds=3.0)
             rate = 14 * D * B * H * visible_pairs(T, window) / times["ours"][0]  # 4 forward, 10 backward
             rows.append(
                 {
-                    "case": name,
+                    "case": case,
                     "dtype": str(dtype)[6:],
-                    "ms": times["ours"][0] * 1e3,
-                    "times torch": speedup(times, "ours", "torch"),
+                    **ratios(times),
                     "gflops": rate / 1e9,
                     "of torch's gemm rate": rate / gemm_rate(dtype),
                 }

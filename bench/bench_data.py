@@ -1,17 +1,20 @@
 """The data loader: packing against a plain scan of the buffer, reading against pyarrow alone, text of the toy world.
 
     python -m pynanochat.bench.bench_data [--data FOLDER] [--seq-len 512] [--seconds 4]
+    pytest bench/bench_data.py --benchmark-enable
 
 Packing is first shown to give the rows of a loop that looks at every document of the buffer for each piece, as loaders
 of this family do. `loader` is everything: reading, tokenizing (vocabulary 4,096, all threads) and packing.
 """
 
 import argparse
+import functools
 from itertools import islice
 
 import numpy as np
+import pytest
 
-from pynanochat.bench.harness import interleave, report, speedup
+from pynanochat.bench.harness import interleave, race, report, speedup
 from pynanochat.data import PackedLoader, open_source
 from pynanochat.data.packing import DocumentBuffer
 from pynanochat.data.readers import BATCH_ROWS
@@ -63,15 +66,41 @@ def pack(buffer, documents, seq_len, rows):
     return out
 
 
-def packing(documents, seq_len, seconds) -> dict:
-    """Proof of equal rows, then the times of both."""
+def learn(source, seq_len):
+    """A tokenizer of some of the source's text, and that text as documents to pack."""
+    texts = list(islice(source.texts("train"), 4000))
+    tokenizer = Tokenizer.train(texts, vocab_size=4096)
+    documents = [ids[: seq_len + 1].astype(np.int32) for ids in tokenizer.encode_batch(texts)]
+    return tokenizer, [d for d in documents if len(d)]
+
+
+def packing_contest(documents, seq_len) -> dict:
+    """engine -> packing of ROWS rows; first, the rows of both must be equal."""
     ours, scan = (pack(buffer(), documents, seq_len, 300) for buffer in (DocumentBuffer, ScanBuffer))
     assert np.array_equal(ours, scan)
-    run = {
+    return {
         "bisection": lambda: pack(DocumentBuffer(), documents, seq_len, ROWS),
         "scan": lambda: pack(ScanBuffer(), documents, seq_len, ROWS),
     }
-    times = interleave(run, seconds)
+
+
+@functools.lru_cache(maxsize=1)
+def contest(seq_len: int) -> dict:
+    """Packing, and the whole loader (as many rows), on text of the toy world."""
+    source = open_source("toyworld")
+    tokenizer, documents = learn(source, seq_len)
+    loader = PackedLoader(source, tokenizer, batch_size=ROWS, seq_len=seq_len)
+    return {**packing_contest(documents, seq_len), "loader": lambda: next(loader)}
+
+
+@pytest.mark.parametrize("engine", ("bisection", "scan", "loader"))
+def test_data(benchmark, engine):
+    race(benchmark, contest, engine, 512)
+
+
+def packing(documents, seq_len, seconds) -> dict:
+    """Proof of equal rows, then the times of both."""
+    times = interleave(packing_contest(documents, seq_len), seconds)
     tokens = ROWS * (seq_len + 1)
     return {
         "case": "packing alone",
@@ -137,10 +166,8 @@ def main() -> None:
     sources = {"toy world": toy} | ({"folder": open_source(args.data)} if args.data else {})
     table = [writing(toy, args.seconds)]
     for name, source in sources.items():
-        texts = list(islice(source.texts("train"), 4000))
-        tokenizer = Tokenizer.train(texts, vocab_size=4096)
-        documents = [ids[: args.seq_len + 1].astype(np.int32) for ids in tokenizer.encode_batch(texts)]
-        table.append(packing([d for d in documents if len(d)], args.seq_len, args.seconds) | {"text": name})
+        tokenizer, documents = learn(source, args.seq_len)
+        table.append(packing(documents, args.seq_len, args.seconds) | {"text": name})
         table.append(loading(name, source, tokenizer, args.seq_len, args.seconds))
         if name == "folder":
             table.append(reading(source, args.seconds))

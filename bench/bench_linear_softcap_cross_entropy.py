@@ -1,17 +1,20 @@
 """linear_softcap_cross_entropy, loss and both gradients, against eager torch in chunks and torch.compile.
 
     python -m pynanochat.bench.bench_linear_softcap_cross_entropy [--full]
+    pytest bench/bench_linear_softcap_cross_entropy.py --benchmark-enable
 
 `--full` takes the sizes of a d4 and a d12 model's step, some seconds a call. The cases below also drive
 tests/ops/test_linear_softcap_cross_entropy.py.
 """
 
+import functools
 import sys
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from pynanochat.bench.harness import gemm_rate, interleave, prove, report, speedup
+from pynanochat.bench.harness import gemm_rate, interleave, prove, race, ratios, report
 from pynanochat.ops.backends import implementations
 from pynanochat.ops.linear_softcap_cross_entropy import losses_and_grads_reference
 
@@ -20,8 +23,9 @@ DTYPES = {  # of x and the weight
     "bf16, fp32 weight": (torch.bfloat16, torch.float32),
     "bf16": (torch.bfloat16, torch.bfloat16),
 }
+BENCH_DTYPES = ("fp32", "bf16, fp32 weight")
 BENCH_CASES = {"d4": (2048, 256, 8192), "d12": (1024, 768, 32768)}  # N, C, V
-FULL_CASES = {"d4": (8192, 256, 8192), "d12": (4096, 768, 32768)}
+FULL_CASES = {"d4 full": (8192, 256, 8192), "d12 full": (4096, 768, 32768)}
 TEST_CASES = {
     "plain": (64, 32, 128),
     "odd": (77, 33, 203),
@@ -73,31 +77,43 @@ def plain_formula(x, weight, targets, token_scale, vocab_size):
     return torch.autograd.grad((losses * token_scale).sum(), (x, weight))
 
 
+@functools.lru_cache(maxsize=1)
+def contest(case: str, dtype: str) -> dict:
+    """engine -> a call of it; first, ours must be as good as eager torch on 256 of the tokens."""
+    N, C, V = (BENCH_CASES | FULL_CASES)[case]
+    prove(compare(make((256, C, V), DTYPES[dtype])), DTYPES[dtype][0])
+    inputs = make((N, C, V), DTYPES[dtype])
+    ours, compiled = (
+        implementations("linear_softcap_cross_entropy")["cpu"].losses_and_grads,
+        torch.compile(plain_formula),
+    )
+    return {
+        "ours": lambda: run(ours, *inputs),
+        "eager": lambda: run(losses_and_grads_reference, *inputs),
+        "compiled": lambda: compiled(*inputs),
+    }
+
+
+@pytest.mark.parametrize("engine", ("ours", "eager", "compiled"))
+@pytest.mark.parametrize("dtype", BENCH_DTYPES)
+@pytest.mark.parametrize("case", BENCH_CASES)
+def test_linear_softcap_cross_entropy(benchmark, case, dtype, engine):
+    race(benchmark, contest, engine, case, dtype)
+
+
 def main() -> None:
     rows = []
-    ours = implementations("linear_softcap_cross_entropy")["cpu"].losses_and_grads
-    for name, case in (FULL_CASES if "--full" in sys.argv else BENCH_CASES).items():
-        for label in ("fp32", "bf16, fp32 weight"):
-            inputs = make(case, DTYPES[label])
-            prove(compare(make((256, *case[1:]), DTYPES[label])), inputs[0].dtype)
-            compiled = torch.compile(plain_formula)
-            peers = {
-                "ours": lambda i=inputs: run(ours, *i),
-                "eager": lambda i=inputs: run(losses_and_grads_reference, *i),
-                "compiled": lambda i=inputs, f=compiled: f(*i),
-            }
-            times = interleave(peers, seconds=20.0, rounds=5)
-            N, C, V = case
+    for case, (N, C, V) in (FULL_CASES if "--full" in sys.argv else BENCH_CASES).items():
+        for dtype in BENCH_DTYPES:
+            times = interleave(contest(case, dtype), seconds=20.0, rounds=5)
             rate = 6 * N * C * V / times["ours"][0]
             rows.append(
                 {
-                    "case": name,
-                    "dtype": label,
-                    "ms": times["ours"][0] * 1e3,
-                    "times eager": speedup(times, "ours", "eager"),
-                    "times compiled": speedup(times, "ours", "compiled"),
+                    "case": case,
+                    "dtype": dtype,
+                    **ratios(times),
                     "gflops": rate / 1e9,
-                    "of torch's gemm rate": rate / gemm_rate(inputs[0].dtype),
+                    "of torch's gemm rate": rate / gemm_rate(DTYPES[dtype][0]),
                 }
             )
     report("linear_softcap_cross_entropy", rows)

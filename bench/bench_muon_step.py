@@ -1,22 +1,27 @@
 """muon_step on the CPU against plain torch, eager and compiled, against torch.optim.Muon (2025), and products alone.
 
     python -m pynanochat.bench.bench_muon_step [--recipe 2025] [--shapes 16x256x256,4x1024x256,...]
+    pytest bench/bench_muon_step.py --benchmark-enable
 
-`fraction_of_products` is the time of the iteration's matrix products alone over that of the step, both in the dtype
+`times products` is the time of the iteration's matrix products alone over that of the step, both in the dtype
 that the step iterates in; `fraction_of_gemm` puts the step's products against the rate of large ones.
 """
 
 import argparse
+import functools
 
+import pytest
 import torch
 
-from pynanochat.bench.harness import gemm_rate, interleave, prove, report, speedup
+from pynanochat.bench.harness import gemm_rate, interleave, prove, race, ratios, report
 from pynanochat.errors import UsageError
 from pynanochat.ops.muon_step import POLAR_EXPRESS, QUINTIC, default_ns_dtype, muon_step, second_moment_shape
 from pynanochat.runtime import keep_freed_memory
 
 SETTINGS = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}
 SHAPES = "16x256x256,4x1024x256,4x256x1024,6x768x3072"  # a d4 and the larger matrices of a d12
+ENGINES = [(recipe, engine) for recipe in ("2025", "2026") for engine in ("ours", "eager", "compiled", "products")]
+ENGINES.insert(4, ("2025", "torch.optim.Muon"))  # which has that recipe only
 CPU = torch.device("cpu")
 
 
@@ -46,6 +51,10 @@ def plain_step(params, grads, momentum, second, recipe, dtype):
     scaled = update * second.clamp_min(1e-10).rsqrt()
     scaled = scaled * (norm(update) / norm(scaled).clamp_min(1e-10))
     params.sub_(lr * scaled + lr * SETTINGS["weight_decay"] * params * (scaled * params >= 0))
+
+
+def numbers(shape: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in shape.split("x") if n.isdigit())
 
 
 def case(shape, dtype=torch.float32):
@@ -85,8 +94,11 @@ def products_alone(shape, dtype):
     return run
 
 
+@functools.lru_cache(maxsize=1)
 @torch.no_grad()
-def measure(shape, recipe) -> dict:
+def contest(shape: str, recipe: str) -> dict:
+    """engine -> a step of it on tensors of its own; first, a step of ours must be as good as plain torch's."""
+    shape = numbers(shape)
     dtype = default_ns_dtype(CPU)
     ours, plain, exact = case(shape), case(shape), case(shape, torch.float64)
     start = case(shape)[0]
@@ -104,16 +116,25 @@ def measure(shape, recipe) -> dict:
     }
     if recipe == "2025":
         functions["torch.optim.Muon"] = torch_muon(shape)
-    times = interleave(functions)
-    small, large = min(shape[1:]), max(shape[1:])
-    rate = shape[0] * 5 * (4 * small**2 * large + 2 * small**3) / times["ours"][0]
-    row = {"shape": "x".join(map(str, shape)), "recipe": recipe, "dtype": str(dtype).removeprefix("torch.")}
-    row |= {"ms": times["ours"][0] * 1e3, "gflops_per_second": rate / 1e9}
-    row |= {f"over_{name}": speedup(times, "ours", name) for name in functions if name not in ("ours", "products")}
-    return row | {
-        "fraction_of_products": speedup(times, "ours", "products"),
-        "fraction_of_gemm": rate / gemm_rate(dtype),
-    }
+    return functions
+
+
+@pytest.mark.parametrize(("recipe", "engine"), ENGINES)
+@pytest.mark.parametrize("shape", SHAPES.split(","))
+@torch.no_grad()
+def test_muon_step(benchmark, recipe, shape, engine):
+    race(benchmark, contest, engine, shape, recipe)
+
+
+@torch.no_grad()
+def measure(shape: str, recipe: str) -> dict:
+    dtype = default_ns_dtype(CPU)
+    times = interleave(contest(shape, recipe))
+    count, *sides = numbers(shape)
+    small, large = min(sides), max(sides)
+    rate = count * 5 * (4 * small**2 * large + 2 * small**3) / times["ours"][0]
+    row = {"shape": shape, "recipe": recipe, "dtype": str(dtype).removeprefix("torch."), **ratios(times)}
+    return row | {"gflops_per_second": rate / 1e9, "fraction_of_gemm": rate / gemm_rate(dtype)}
 
 
 def main(argv=None) -> None:
@@ -121,8 +142,8 @@ def main(argv=None) -> None:
     parser.add_argument("--shapes", default=SHAPES, help="COUNTxROWSxCOLUMNS, by commas")
     parser.add_argument("--recipe", default="2026", choices=("2025", "2026"))
     given = parser.parse_args(argv)
-    shapes = [tuple(int(n) for n in text.split("x") if n.isdigit()) for text in given.shapes.split(",")]
-    if any(len(shape) != 3 for shape in shapes):
+    shapes = given.shapes.split(",")
+    if any(len(numbers(shape)) != 3 for shape in shapes):
         raise UsageError(f"--shapes {given.shapes}: not COUNTxROWSxCOLUMNS by commas, such as 4x1024x256,6x768x3072")
     keep_freed_memory()
     report("muon_step", [measure(shape, given.recipe) for shape in shapes])

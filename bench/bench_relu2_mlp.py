@@ -1,13 +1,17 @@
 """linear and relu2_mlp, forward and backward on fp32 master weights, against eager torch and torch.compile.
 
     python -m pynanochat.bench.bench_relu2_mlp
+    pytest bench/bench_relu2_mlp.py --benchmark-enable
 
 The cases below also drive tests/ops/test_relu2_mlp.py and tests/ops/test_linear.py.
 """
 
+import functools
+
+import pytest
 import torch
 
-from pynanochat.bench.harness import gemm_rate, interleave, prove, report, speedup
+from pynanochat.bench.harness import gemm_rate, interleave, prove, race, ratios, report
 from pynanochat.ops.linear import linear, linear_reference
 from pynanochat.ops.relu2_mlp import relu2_mlp, relu2_mlp_reference
 
@@ -16,7 +20,9 @@ DTYPES = {  # of x and the weights
     "bf16, fp32 weight": (torch.bfloat16, torch.float32),
     "bf16": (torch.bfloat16, torch.bfloat16),
 }
+BENCH_DTYPES = ("fp32", "bf16, fp32 weight")
 BENCH_CASES = {"d4": (4096, 256, 1024), "d12": (1024, 768, 3072)}  # N, C, M
+OPS = {"linear": (linear, linear_reference, 1), "relu2_mlp": (relu2_mlp, relu2_mlp_reference, 2)}  # and its weights
 TEST_CASES = {
     "plain": (64, 32, 128),
     "odd": (77, 33, 65),
@@ -48,30 +54,39 @@ def compare(function, reference, inputs) -> dict:
     return {name: tuple(result[name] for result in results) for name in results[0]}
 
 
+@functools.lru_cache(maxsize=1)
+def contest(op: str, case: str, dtype: str) -> dict:
+    """engine -> a call of it, forward and backward; first, ours must be as good as eager torch."""
+    function, reference, weights = OPS[op]
+    inputs = make(BENCH_CASES[case], DTYPES[dtype])[: 2 + weights]
+    prove(compare(function, reference, inputs), DTYPES[dtype][0])
+    engines = {"ours": function, "eager": reference, "compiled": torch.compile(reference)}
+    return {engine: functools.partial(run, f, *inputs) for engine, f in engines.items()}
+
+
+@pytest.mark.parametrize("engine", ("ours", "eager", "compiled"))
+@pytest.mark.parametrize("dtype", BENCH_DTYPES)
+@pytest.mark.parametrize("case", BENCH_CASES)
+@pytest.mark.parametrize("op", OPS)
+def test_relu2_mlp(benchmark, op, case, dtype, engine):
+    race(benchmark, contest, engine, op, case, dtype)
+
+
 def main() -> None:
     rows = []
-    for name, case in BENCH_CASES.items():
-        for label in ("fp32", "bf16, fp32 weight"):
-            x, grad, w_fc, w_proj = make(case, DTYPES[label])
-            ops = {
-                "linear": (linear, linear_reference, (x, grad, w_fc), 6),
-                "relu2_mlp": (relu2_mlp, relu2_mlp_reference, (x, grad, w_fc, w_proj), 12),
-            }
-            for op, (function, reference, inputs, work) in ops.items():
-                prove(compare(function, reference, inputs), x.dtype)
-                peers = {"ours": function, "eager": reference, "compiled": torch.compile(reference)}
-                times = interleave({peer: lambda f=f, i=inputs: run(f, *i) for peer, f in peers.items()}, seconds=3.0)
-                rate = work * case[0] * case[1] * case[2] / times["ours"][0]
+    for case, (N, C, M) in BENCH_CASES.items():
+        for dtype in BENCH_DTYPES:
+            for op, (_, _, weights) in OPS.items():
+                times = interleave(contest(op, case, dtype), seconds=3.0)
+                rate = 6 * weights * N * C * M / times["ours"][0]
                 rows.append(
                     {
                         "op": op,
-                        "case": name,
-                        "dtype": label,
-                        "ms": times["ours"][0] * 1e3,
-                        "times eager": speedup(times, "ours", "eager"),
-                        "times compiled": speedup(times, "ours", "compiled"),
+                        "case": case,
+                        "dtype": dtype,
+                        **ratios(times),
                         "gflops": rate / 1e9,
-                        "of torch's gemm rate": rate / gemm_rate(x.dtype),
+                        "of torch's gemm rate": rate / gemm_rate(DTYPES[dtype][0]),
                     }
                 )
     report("relu2_mlp", rows)

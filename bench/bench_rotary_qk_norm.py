@@ -1,13 +1,17 @@
 """rotary_qk_norm, forward and backward, against eager torch and torch.compile.
 
     python -m pynanochat.bench.bench_rotary_qk_norm
+    pytest bench/bench_rotary_qk_norm.py --benchmark-enable
 
 The cases below also drive tests/ops/test_rotary_qk_norm.py.
 """
 
+import functools
+
+import pytest
 import torch
 
-from pynanochat.bench.harness import interleave, prove, report, speedup, stream_rate
+from pynanochat.bench.harness import interleave, prove, race, ratios, report, stream_rate
 from pynanochat.ops.rotary_qk_norm import rotary_qk_norm, rotary_qk_norm_reference, rotary_table
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -56,23 +60,34 @@ def compare(inputs) -> dict:
     return {name: (ours[name], plain[name], exact[name]) for name in ours}
 
 
+@functools.lru_cache(maxsize=1)
+def contest(case: str, dtype) -> dict:
+    """engine -> a call of it, forward and backward; first, ours must be as good as eager torch."""
+    inputs = make(BENCH_CASES[case], dtype)
+    prove(compare(inputs), dtype)
+    compiled = torch.compile(rotary_qk_norm_reference)
+    engines = {"ours": rotary_qk_norm, "eager": rotary_qk_norm_reference, "compiled": compiled}
+    return {engine: functools.partial(run, function, *inputs) for engine, function in engines.items()}
+
+
+@pytest.mark.parametrize("engine", ("ours", "eager", "compiled"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", BENCH_CASES)
+def test_rotary_qk_norm(benchmark, case, dtype, engine):
+    race(benchmark, contest, engine, case, dtype)
+
+
 def main() -> None:
     rows = []
-    compiled = torch.compile(rotary_qk_norm_reference)
-    for name, case in BENCH_CASES.items():
+    for case, (B, T, H, G, D) in BENCH_CASES.items():
         for dtype in DTYPES:
-            inputs = make(case, dtype)
-            prove(compare(inputs), dtype)
-            peers = {"ours": rotary_qk_norm, "eager": rotary_qk_norm_reference, "compiled": compiled}
-            times = interleave({peer: lambda f=f, i=inputs: run(f, *i) for peer, f in peers.items()}, seconds=3.0)
-            moved = 5 * sum(x.numel() * x.element_size() for x in inputs[:2])  # 2 forward, 3 backward
+            times = interleave(contest(case, dtype), seconds=3.0)
+            moved = 5 * B * T * (H + G) * D * dtype.itemsize  # 2 forward, 3 backward
             rows.append(
                 {
-                    "case": name,
+                    "case": case,
                     "dtype": str(dtype)[6:],
-                    "ms": times["ours"][0] * 1e3,
-                    "times eager": speedup(times, "ours", "eager"),
-                    "times compiled": speedup(times, "ours", "compiled"),
+                    **ratios(times),
                     "of stream": moved / times["ours"][0] / stream_rate(),
                 }
             )

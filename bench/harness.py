@@ -1,11 +1,15 @@
 """What every benchmark shares: proof of equal results, interleaved timing, the machine's roofline, a line of JSON.
 
-    cases = [...]                                  # one definition for tests and benchmark, in the op's bench_OP.py
-    prove({"dx": (ours, plain, exact)}, dtype)     # first
-    times = interleave({"ours": f, "torch": g})    # then
-    report("OP", rows)                             # a table, then one line of JSON
+A bench_OP.py has cases, which its tests use too, and one function that both ways of running it share:
 
-Run one with `python -m pynanochat.bench.bench_OP`; more threads or fewer with OMP_NUM_THREADS.
+    def contest(case, dtype):                      # cached, so that every engine gets the same inputs
+        prove({"dx": (ours, plain, exact)}, dtype)     # first
+        return {"ours": f, "eager": g}                 # engine -> a call of it
+
+    python -m pynanochat.bench.bench_OP            # engines take turns; ratios, the part of the roofline, JSON
+    pytest bench/bench_OP.py --benchmark-enable    # pytest-benchmark's table of the engines, a table a case
+
+Without --benchmark-enable the second is a quick check that every call works. OMP_NUM_THREADS sets the threads.
 """
 
 import functools
@@ -63,6 +67,22 @@ def interleave(functions: dict, seconds: float = 4.0, rounds: int = 15) -> dict:
 def speedup(times: dict, ours: str, peer: str) -> float:
     """How many times faster `ours` is than `peer`: the median over rounds, so that a noisy spell hits both."""
     return statistics.median(p / o for o, p in zip(times[ours][1], times[peer][1], strict=True))
+
+
+def ratios(times: dict, ours: str = "ours") -> dict:
+    """{"ms": of ours, "times PEER": how many times faster ours is}, for a row of the report."""
+    row = {"ms": times[ours][0] * 1e3}
+    return row | {f"times {peer}": speedup(times, ours, peer) for peer in times if peer != ours}
+
+
+def race(benchmark, contest, engine: str, *case) -> None:
+    """Time `contest(*case)[engine]` by pytest-benchmark, in one table with the other engines of the case."""
+    benchmark.group = f"{contest.__module__.rpartition('.')[2]}: {', '.join(map(str, case))}"
+    if benchmark.disabled and engine == "compiled":
+        import pytest
+
+        pytest.skip("compiling takes long: with --benchmark-enable only")
+    benchmark(contest(*case)[engine])
 
 
 @functools.cache
