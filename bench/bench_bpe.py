@@ -1,6 +1,7 @@
 """The tokenizer against tiktoken, rustbpe and Hugging Face tokenizers, on the same text in the same run.
 
     [PYNANOCHAT_DATA=FOLDER] python -m pynanochat.bench.bench_bpe [--megabytes 4] [--vocab-size 32768] [--seconds 4]
+    [PYNANOCHAT_DATA=FOLDER] pytest bench/bench_bpe.py --benchmark-enable
 
 Three corpora: English (validation text of the data folder, or of the toy world), code (Python's own library), and
 words of many scripts, generated. First merges must equal rustbpe's, and on every corpus ids those of the peers. Then
@@ -9,6 +10,7 @@ seen the text (warm) and with a fresh encoder (cold); a batch on all threads; de
 """
 
 import argparse
+import functools
 import os
 import random
 import sysconfig
@@ -17,11 +19,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pytest
 import rustbpe
 import tiktoken
 import tokenizers
 
-from pynanochat.bench.harness import interleave, report, speedup
+from pynanochat.bench.harness import interleave, race, report, speedup
 from pynanochat.data.sources import open_source
 from pynanochat.runtime import cpu_threads
 from pynanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -100,6 +103,49 @@ def rustbpe_train(texts: list[str], vocab_size: int):
     return peer
 
 
+@functools.lru_cache(maxsize=1)
+def trained(megabytes: float, vocab_size: int):
+    """The corpora, our tokenizer of all of them and rustbpe's, whose merges are equal."""
+    texts = corpora(int(megabytes * 1e6))
+    together = [text for part in texts.values() for text in part]
+    ours = Tokenizer.train(together, vocab_size, max_chars_per_document=1 << 40)
+    theirs = rustbpe_train(together, vocab_size)
+    assert ours.mergeable_ranks == {bytes(token): rank for token, rank in theirs.get_mergeable_ranks()}, "merges"
+    return texts, together, ours, theirs
+
+
+@functools.lru_cache(maxsize=1)
+def contest(what: str, corpus: str) -> dict:
+    """engine -> training on all corpora, or encoding of one on one thread; merges and ids are equal."""
+    texts, together, ours, rust = trained(1.0, 8192)
+    if what == "train":
+        return {
+            "ours": lambda: Tokenizer.train(together, 8192, max_chars_per_document=1 << 40),
+            "rustbpe": lambda: rustbpe_train(together, 8192),
+        }
+    peers, part = Peers(ours), texts[corpus]
+    engines = {
+        "ours": lambda: ours.encode_batch(part, threads=1),
+        "tiktoken": lambda: [peers.tiktoken.encode_ordinary(text) for text in part],
+        "tokenizers": lambda: [peers.tokenizers.encode(text, add_special_tokens=False).ids for text in part],
+        "rustbpe": lambda: [rust.encode(text) for text in part],
+    }
+    expected = engines["tiktoken"]()
+    assert all([list(ids) for ids in encode()] == expected for encode in engines.values()), "ids"
+    return engines
+
+
+@pytest.mark.parametrize("engine", ("ours", "rustbpe"))
+def test_train(benchmark, engine):
+    race(benchmark, contest, engine, "train", "all")
+
+
+@pytest.mark.parametrize("engine", ("ours", "tiktoken", "tokenizers", "rustbpe"))
+@pytest.mark.parametrize("corpus", ("english", "code", "many scripts"))
+def test_encode(benchmark, corpus, engine):
+    race(benchmark, contest, engine, "encode", corpus)
+
+
 def row(what: str, corpus: str, size: int, times: dict, ours: str, peer: str) -> dict:
     return {
         "what": what,
@@ -111,11 +157,8 @@ def row(what: str, corpus: str, size: int, times: dict, ours: str, peer: str) ->
     }
 
 
-def training(texts: list[str], vocab_size: int, seconds: float) -> tuple[Tokenizer, object, list[dict]]:
-    """Our tokenizer, rustbpe's, and the row; both on every thread, in the same run."""
-    ours = Tokenizer.train(texts, vocab_size, max_chars_per_document=1 << 40)
-    theirs = rustbpe_train(texts, vocab_size)
-    assert ours.mergeable_ranks == {bytes(token): rank for token, rank in theirs.get_mergeable_ranks()}, "merges"
+def training(texts: list[str], vocab_size: int, seconds: float) -> dict:
+    """The row of ours against rustbpe, both on every thread."""
     times = interleave(
         {
             "ours": lambda: Tokenizer.train(texts, vocab_size, max_chars_per_document=1 << 40),
@@ -125,7 +168,7 @@ def training(texts: list[str], vocab_size: int, seconds: float) -> tuple[Tokeniz
         rounds=3,
     )
     size = sum(len(text.encode()) for text in texts)
-    return ours, theirs, [row("train", "all", size, times, "ours", "rustbpe")]
+    return row("train", "all", size, times, "ours", "rustbpe")
 
 
 def encoding(name: str, texts: list[str], ours: Tokenizer, peers: Peers, rust, seconds: float) -> list[dict]:
@@ -190,9 +233,8 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=32768)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each comparison")
     args = parser.parse_args()
-    texts = corpora(int(args.megabytes * 1e6))
-    together = [text for part in texts.values() for text in part]
-    ours, rust, rows = training(together, args.vocab_size, args.seconds)
+    texts, together, ours, rust = trained(args.megabytes, args.vocab_size)
+    rows = [training(together, args.vocab_size, args.seconds)]
     peers = Peers(ours)
     for name, part in texts.items():
         rows += encoding(name, part, ours, peers, rust, args.seconds)

@@ -1,6 +1,7 @@
 """The engine's decoding and prefill, against the naive loop and against its matrix products alone.
 
     python -m pynanochat.bench.bench_engine [--depth 12] [--rows 1 16] [--prompt 512] [--seconds 6]
+    pytest bench/bench_engine.py --benchmark-enable
 
 First the engine's greedy tokens must be those of the naive loop, which runs the whole text again for every token. Then
 three things take turns: a step of the engine, the naive forward that gives the same tokens, and the model's matrix
@@ -8,11 +9,13 @@ products at that number of rows and nothing else, which is what a step is bound 
 """
 
 import argparse
+import functools
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from pynanochat.bench.harness import interleave, report, speedup
+from pynanochat.bench.harness import interleave, race, report, speedup
 from pynanochat.engine.batch import Batch, Sequence
 from pynanochat.engine.engine import Engine
 from pynanochat.engine.sampler import Sampling
@@ -28,6 +31,7 @@ class Tokenizer:
     special_tokens = dict.fromkeys(SPECIAL_TOKENS, -1)
 
 
+@functools.lru_cache(maxsize=1)
 def build(depth: int, vocab_size: int) -> GPT:
     """A model of the current architecture in which no output projection is zero, as it would be untrained."""
     model = GPT(GPTConfig.from_depth(depth, vocab_size=vocab_size)).eval()
@@ -83,8 +87,8 @@ def products(model, rows, head_rows):
     return run
 
 
-def decoding(model, rows, length, seconds):
-    """One row of the table: steps of `rows` sequences that stand at `length` tokens."""
+def decode_contest(model, rows, length) -> dict:
+    """engine -> a step of it, of `rows` sequences that stand at `length` tokens."""
     ids = prompts(model, rows, length)
     batch = Batch(model, Tokenizer())
     for row, prompt in enumerate(ids.tolist()):
@@ -97,7 +101,39 @@ def decoding(model, rows, length, seconds):
     def naive():
         model(ids, last=True)
 
-    times = interleave({"engine": batch.step, "naive": naive, "products": products(model, rows, rows)}, seconds)
+    return {"engine": batch.step, "naive": naive, "products": products(model, rows, rows)}
+
+
+def prefill_contest(model, length) -> dict:
+    """engine -> the first token of a prompt."""
+    prompt = prompts(model, 1, length)[0].tolist()
+    engine = Engine(model, Tokenizer())
+    first = lambda: next(engine.generate(prompt, temperature=0, tools=False))  # noqa: E731
+    return {"engine": first, "products": products(model, length, 1)}
+
+
+@functools.lru_cache(maxsize=1)
+def contest(what: str, rows: int, length: int) -> dict:
+    """Either contest on a d12; first, the engine's tokens must be the naive loop's."""
+    model = build(12, 32768)
+    prove(model, rows)
+    return decode_contest(model, rows, length) if what == "decode" else prefill_contest(model, length)
+
+
+@pytest.mark.parametrize("engine", ("engine", "naive", "products"))
+@pytest.mark.parametrize("rows", (1, 16))
+def test_decode(benchmark, rows, engine):
+    race(benchmark, contest, engine, "decode", rows, 128)
+
+
+@pytest.mark.parametrize("engine", ("engine", "products"))
+def test_prefill(benchmark, engine):
+    race(benchmark, contest, engine, "prefill", 1, 512)
+
+
+def decoding(model, rows, length, seconds):
+    """One row of the table."""
+    times = interleave(decode_contest(model, rows, length), seconds)
     return {
         "case": f"decode, {rows} rows at {length}",
         "tokens/s": rows / times["engine"][0],
@@ -109,10 +145,7 @@ def decoding(model, rows, length, seconds):
 
 def prefilling(model, length, seconds):
     """One row of the table: the time to the first token of a prompt."""
-    prompt = prompts(model, 1, length)[0].tolist()
-    engine = Engine(model, Tokenizer())
-    first = lambda: next(engine.generate(prompt, temperature=0, tools=False))  # noqa: E731
-    times = interleave({"engine": first, "products": products(model, length, 1)}, seconds)
+    times = interleave(prefill_contest(model, length), seconds)
     return {
         "case": f"prefill {length}",
         "tokens/s": length / times["engine"][0],

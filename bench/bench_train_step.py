@@ -1,23 +1,27 @@
 """A whole training step on the CPU: ours, the same model on plain torch ops, and that under torch.compile.
 
     python -m pynanochat.bench.bench_train_step [--depth 4] [--compiled]
+    pytest bench/bench_train_step.py --benchmark-enable
 
 The model is the d4 of the field's CPU figures (width 256, vocabulary 8,192, rows of 512, 16 rows a step). The fraction
 is of the measured rate of torch's matrix product in the dtype that is computed in.
 """
 
 import argparse
+import functools
 import os
 
+import pytest
 import torch
 
 from pynanochat import runtime
-from pynanochat.bench.harness import gemm_rate, interleave, prove, report, speedup
+from pynanochat.bench.harness import gemm_rate, interleave, prove, race, ratios, report
 from pynanochat.model import GPT, GPTConfig
 from pynanochat.model.scaling import measure
 from pynanochat.optim import build_optimizer
 
 ROWS = 16
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Trainer:
@@ -61,6 +65,29 @@ def check(config, dtype) -> None:
     prove(results, dtype)
 
 
+def configuration(depth: int) -> GPTConfig:
+    return GPTConfig.from_depth(depth, vocab_size=8192, sequence_len=512)
+
+
+@functools.lru_cache(maxsize=1)
+def contest(depth: int, dtype) -> dict:
+    """engine -> a step of its own model; first, loss and gradients must be as good as plain torch's."""
+    config = configuration(depth)
+    check(config, dtype)
+    return {
+        "ours": Trainer(config, dtype).step,
+        "eager": Trainer(config, dtype, "reference").step,
+        "compiled": Trainer(config, dtype, "reference", compiled=True).step,
+    }
+
+
+@pytest.mark.parametrize("engine", ("ours", "eager", "compiled"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_train_step(benchmark, monkeypatch, dtype, engine):
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", "")  # the trainers set it; afterwards it is as before
+    race(benchmark, contest, engine, 4, dtype)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench_train_step", description=__doc__.split("\n\n")[0])
     parser.add_argument("--depth", type=int, default=4)
@@ -68,25 +95,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=40.0)
     flags = parser.parse_args(argv)
     runtime.keep_freed_memory()
-    config = GPTConfig.from_depth(flags.depth, vocab_size=8192, sequence_len=512)
+    config = configuration(flags.depth)
     flops = measure(config).flops_per_token
     rows = []
     for dtype in (torch.float32, runtime.pick_compute_dtype(torch.device("cpu"))):
         if rows and dtype == torch.float32:
             break  # no bf16 here
-        check(config, dtype)
-        peers = {"ours": Trainer(config, dtype), "eager": Trainer(config, dtype, "reference")}
-        if flags.compiled:
-            peers["compiled"] = Trainer(config, dtype, "reference", compiled=True)
-        times = interleave({name: trainer.step for name, trainer in peers.items()}, seconds=flags.seconds)
+        engines = contest(flags.depth, dtype)
+        if not flags.compiled:
+            engines = {engine: engines[engine] for engine in ("ours", "eager")}
+        times = interleave(engines, seconds=flags.seconds)
         rate = ROWS * config.sequence_len / times["ours"][0]
         rows.append(
             {
                 "dtype": str(dtype)[6:],
+                **ratios(times),
                 "tokens/s": rate,
                 "of GEMM rate": rate * flops / gemm_rate(dtype),
                 "of fp32 GEMM rate": rate * flops / gemm_rate(torch.float32),
-                **{f"times {peer}": speedup(times, "ours", peer) for peer in peers if peer != "ours"},
             }
         )
     os.environ.pop("PYNANOCHAT_BACKEND")
