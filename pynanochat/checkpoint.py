@@ -11,6 +11,7 @@ A folder is filled under a temporary name, its files and itself synced, and then
 at any moment leaves the checkpoint before it in place.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -137,14 +138,17 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value) -> None:
     """Write `value` to `path` so that the file is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".writing")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_synced(temporary, (json.dumps(value, indent=1) + "\n").encode())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise TrainingError(f"cannot write {path}: {error.strerror}; free some space and run it again") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror}; make room or make it writable, and run it again"
+        ) from error
 
 
 def _sha256(path: Path) -> str:

@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_command(command, argv: list[str]) -> None:
     """Call `command(argv)` and turn what it raises into one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter must not end hours of training
     try:
         command(argv)
     except Interrupted as stopped:
@@ -55,4 +58,10 @@ def run_command(command, argv: list[str]) -> None:
         if "--debug" in argv:
             raise
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk or a forbidden folder that nothing nearer has put in words
+        if "--debug" in argv or error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; free some space or choose another place", file=sys.stderr)
         sys.exit(2)

@@ -86,15 +86,25 @@ def pick_compute_dtype(device, name: str = "auto"):
 
 
 def init_distributed(ranks: Ranks, device) -> None:
-    """Join the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing to do for one process."""
+    """Join, once, the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing for one process."""
     if ranks.world_size == 1:
         return
     import torch
     import torch.distributed as dist
 
+    if dist.is_initialized():
+        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def barrier(ranks: Ranks) -> None:
+    """Wait until every rank is here."""
+    if ranks.world_size > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
 
 
 def seed_everything(seed: int) -> None:

@@ -5,10 +5,13 @@ interrupted. Training stages run on all local GPUs through torchrun; on a CPU, i
 machine decides: no GPU means the toy world, GPUs mean the full run on data from the Hub.
 """
 
+import logging
 import os
-import subprocess
+import shlex
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from pynanochat.checkpoint import write_json
 from pynanochat.errors import Interrupted, PynanochatError, UsageError
@@ -24,6 +27,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="ranks to train on (default: all GPUs)")
     flags = parser.parse_args(argv)
     run = commands.open_run(vars(flags), recorded=False)
+    if run.ranks.world_size > 1:
+        raise UsageError("speedrun starts its own ranks: run it without torchrun, with --processes N")
     processes = flags.processes or gpu_count(run.settings.device)
     if processes < 1:
         raise UsageError(f"--processes {processes}: must be at least 1")
@@ -46,35 +51,77 @@ def carry_out(run, processes: int, fresh: bool) -> None:
     from pynanochat.report import environment, write_report
 
     started = time.perf_counter()
-    if fresh:
+    run.source()  # data that cannot be had and settings that cannot work should say so before anything is changed
+    pretrain.check_plan(run, run.tables["tokenizer"].vocab_size, processes, begun=not fresh)
+    with run.alone():
+        if fresh:
+            for stage in STAGES:
+                run.forget(stage.NAME)
         for stage in STAGES:
-            run.forget(stage.NAME)
-    run.source()  # data that cannot be had should say so before anything is written
+            run.check(stage)
+        run.save_settings()
+        write_json(run.folder / "environment.json", environment.describe_environment())
     for stage in STAGES:
-        run.check(stage)
-    run.save_settings()
-    write_json(run.folder / "environment.json", environment.describe_environment())
-    for stage in STAGES:
-        if processes > 1 and stage.NAME in DISTRIBUTED:
-            launch(run, stage.NAME, processes)
+        if processes > 1 and stage.NAME in DISTRIBUTED and run.done(stage.NAME) is None:
+            launch(run, stage.NAME, processes)  # the first rank then holds the run
         else:
-            run.carry_out(stage)
+            with run.alone():
+                run.carry_out(stage)
     report = write_report(run.folder)
     print(f"\nreport: {report}")
     print(f"done in {duration(time.perf_counter() - started)}; talk to the model with:\n")
-    print(f"    pynanochat chat --run {run.folder.name if run.folder.parent.name == 'runs' else run.folder}")
+    name = run.folder.name if run.folder.parent == Path("runs") else str(run.folder)
+    print(f"    pynanochat chat --run {shlex.quote(name)}")
 
 
 def launch(run, stage: str, processes: int) -> None:
-    """Run a stage on `processes` ranks through torchrun; its settings are those that the run has saved."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "pynanochat", stage, "--run", str(run.folder.absolute()), "--device", run.settings.device]
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    finished = subprocess.run(command, env={"OMP_NUM_THREADS": str(threads), **os.environ}, check=False)
-    if finished.returncode in (130, -2):
-        raise Interrupted(f"{stage} was stopped and is saved; the same command goes on from there")
-    if finished.returncode:
-        raise PynanochatError(f"{stage} failed on {processes} ranks (exit {finished.returncode}); its message is above")
+    """Run a stage on `processes` ranks through torchrun's launcher; its settings are those that the run has saved.
+
+    Called as a library, because torchrun's own command line takes our --run for an abbreviation of its flags and
+    prints a page of its own about a rank that ends. A signal is handed on once; the ranks save and end.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds for a step and a large checkpoint
+    argv = ["-m", "pynanochat", stage, "--run", str(run.folder.absolute()), "--device", run.settings.device]
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id="pynanochat",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=logs, redirects=Std.ERR),
+        )
+        try:
+            elastic_launch(config, sys.executable)(*argv)
+        except SignalException:
+            raise Interrupted(f"{stage} was stopped and is saved; the same command goes on from there") from None
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            errors = [file.read_text(errors="replace") for file in Path(logs).rglob(f"{rank}/stderr.log")]
+            raise _failure(stage, rank, failure.exitcode, "".join(errors)) from None
+
+
+def _failure(stage: str, rank: int, code: int, errors: str) -> PynanochatError:
+    """What to say about a rank that ended with `code` after it had written `errors`."""
+    last = errors.strip().rpartition("\n")[2]
+    if code == 130:
+        return Interrupted(last or f"{stage} was stopped and is saved; the same command goes on from there")
+    if last.startswith("error: "):
+        return PynanochatError(last.removeprefix("error: "))
+    print(errors, end="", file=sys.stderr)
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}; its message is above"
+    return PynanochatError(f"{stage}: rank {rank} {how}; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -123,3 +123,9 @@ def test_write_json_to_an_impossible_place(tmp_path):
     (tmp_path / "d.json").mkdir()
     with pytest.raises(TrainingError, match=r"d\.json"):
         checkpoint.write_json(tmp_path / "d.json", 1)
+
+
+def test_write_json_below_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot write.*file"):
+        checkpoint.write_json(tmp_path / "file" / "x.json", 1)

@@ -38,6 +38,11 @@ def test_every_command_has_help(name):
         (["speedrun", "--preset", "toy", "--data", "no/such/folder"], ["no/such/folder"]),
         (["speedrun", "--preset", "toy", "--device", "tpu"], ["--device tpu", "cpu"]),
         (["speedrun", "--preset", "toy", "--dtype", "fp8"], ["--dtype fp8", "bf16"]),
+        (["speedrun", "--preset", "toy", "--lr-scale", "nan"], ["--lr-scale nan", "finite"]),
+        (["speedrun", "--preset", "toy", "--kv-heads", "3"], ["--kv-heads 3", "4 query heads"]),
+        (["speedrun", "--preset", "toy", "--sequence-len", "0"], ["--sequence-len 0"]),
+        (["speedrun", "--preset", "toy", "--processes", "3"], ["3 ranks", "multiple of 768"]),
+        (["speedrun", "--preset", "toy", "--run", "/proc/none"], ["/proc/none", "--run"]),
         (["speedrun", "--preset", "toy", "--arch", "1999"], ["1999", "2026"]),
         (["speedrun", "--preset", "toy", "--processes", "-1"], ["--processes -1"]),
         (["pretrain", "--preset", "toy", "--run", "nothing-here"], ["no tokenizer", "speedrun"]),
@@ -51,6 +56,7 @@ def test_bad_flags_are_one_line_that_names_value_and_remedy(argv, words, tmp_pat
     for word in words:
         assert word in done.stderr
     assert not (tmp_path / "run" / "pretrain" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "tokenizer").exists() or "--vocab-size" in argv
 
 
 def test_dry_run_allocates_nothing(tmp_path):

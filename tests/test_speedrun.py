@@ -134,3 +134,53 @@ def test_two_processes_train_the_same_model(whole, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for (step, one), (_, two) in zip(losses(whole[0]), losses(folder), strict=True):
         assert abs(one - two) < 5e-3, step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_on_two_ranks_saves_and_goes_on_with_one(whole, tmp_path, number):
+    folder = tmp_path / "run"
+    long = ["--processes", "2", "--steps", "100", "--save-every", "1000"]
+    process = subprocess.Popen(command(folder, *long), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (folder / "pretrain/metrics.jsonl").exists() or len(losses(folder)) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, errors = process.communicate()
+    assert process.returncode == 130 and "the same command goes on" in errors and errors.count("\n") == 1, errors
+    reached = checkpoint.steps(folder / "pretrain")[-1][0]
+    assert 2 <= reached < 100
+    before = losses(folder)
+    assert before[-1][0] == reached
+    again = speedrun(folder, "--steps", "100", "--stop-after", "2")
+    assert again.returncode == 130, again.stderr
+    assert [step for step, _ in losses(folder)] == list(range(1, reached + 3))
+    assert losses(folder)[:reached] == before
+
+
+@pytest.mark.slow
+def test_an_error_of_the_ranks_is_one_line(whole, tmp_path):
+    folder = tmp_path / "run"
+    assert speedrun(folder, "--stop-after", "5").returncode == 130
+    newest = checkpoint.steps(folder / "pretrain")[-1][1] / "loader_1.json"
+    newest.write_text("{")
+    broken = speedrun(folder, "--processes", "2")
+    assert broken.returncode == 2 and "loader_1.json" in broken.stderr and broken.stderr.count("\n") == 1
+
+
+def test_fresh_with_bad_data_or_settings_loses_nothing(whole):
+    before = progress(whole[0] / "pretrain")
+    for bad in (["--data", "no/such"], ["--depth", "0"], ["--processes", "3"]):
+        assert speedrun(whole[0], "--fresh", *bad).returncode == 2
+    assert progress(whole[0] / "pretrain") == before
+
+
+def test_a_validation_split_of_one_long_word_is_sampled(tmp_path):
+    shards = tmp_path / "data/pretrain"
+    shards.mkdir(parents=True)
+    lines = (json.dumps({"text": f"day {i} in the life of a cat called {i * 7}. " * 5}) + "\n" for i in range(200))
+    (shards / "a.jsonl").write_text("".join(lines))
+    (shards / "val.jsonl").write_text(json.dumps({"text": "가나다라" * 3000}) + "\n")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}  # nor must a terminal without such letters stop it
+    done = speedrun(tmp_path / "run", "--data", str(tmp_path / "data"), "--steps", "3", env=environment)
+    assert done.returncode == 0, done.stderr

@@ -71,14 +71,17 @@ def horizon(config: GPTConfig, tokens_per_parameter: float, batch_tokens: int | 
     """The Horizon of a model by its depth: tokens = ratio · (block matrices + head), the rest from the tuned d12.
 
     batch = 2^19 · (D/D_d12)^0.383 to a power of two; lr ∝ √(B/2^19); weight decay ∝ √(B/2^19) · (D_d12/D).
+    The 2025 recipe counts tokens against all parameters and has the batch 2^19 at every depth.
     """
-    tokens = round(tokens_per_parameter * measure(config).scaling)
+    old = config.arch == "2025"
+    counted = lambda c: measure(c).parameters if old else measure(c).scaling  # noqa: E731
+    tokens = round(tokens_per_parameter * counted(config))
     reference = GPTConfig.from_depth(
         REFERENCE_DEPTH, arch=config.arch, head_dim=config.head_dim, vocab_size=config.vocab_size
     )
-    ratio = tokens / (tokens_per_parameter * measure(reference).scaling)
+    ratio = tokens / (tokens_per_parameter * counted(reference))
     if batch_tokens is None:
-        batch_tokens = nearest_power_of_two(REFERENCE_BATCH * ratio**BATCH_EXPONENT)
+        batch_tokens = REFERENCE_BATCH if old else nearest_power_of_two(REFERENCE_BATCH * ratio**BATCH_EXPONENT)
     lr = (batch_tokens / REFERENCE_BATCH) ** 0.5
     return Horizon(tokens, batch_tokens, lr, lr / ratio)
 

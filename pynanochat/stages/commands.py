@@ -54,11 +54,14 @@ def open_run(flags: dict, *, recorded: bool) -> Run:
 
 def _recorded(folder) -> dict | None:
     try:
-        return json.loads((folder / "settings.json").read_text())
+        recorded = json.loads((folder / "settings.json").read_text())
+        if isinstance(recorded, dict) and all(isinstance(table, dict) for table in recorded.values()):
+            return recorded
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'settings.json'}: damaged; remove it or give --preset") from error
+    except ValueError:
+        pass
+    raise CheckpointError(f"{folder / 'settings.json'}: damaged; remove it or give --preset")
 
 
 def pretrain_main(argv: list[str]) -> None:
@@ -68,11 +71,15 @@ def pretrain_main(argv: list[str]) -> None:
     if flags.dry_run:
         print(pretrain_plan(run, 1))
         return
-    if flags.fresh:
-        run.forget("pretrain")
-    run.check(pretrain)
-    run.save_settings()
-    run.carry_out(pretrain)
+    pretrain.check_plan(run, len(run.tokenizer()), run.ranks.world_size, begun=not flags.fresh)
+    with run.alone():
+        if flags.fresh:
+            run.forget("pretrain")
+            runtime.init_distributed(run.ranks, runtime.pick_device(run.settings.device, run.ranks))
+            runtime.barrier(run.ranks)  # no rank may find what the first is about to remove
+        run.check(pretrain)
+        run.save_settings()
+        run.carry_out(pretrain)
 
 
 def pretrain_plan(run: Run, processes: int) -> str:

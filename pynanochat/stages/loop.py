@@ -9,6 +9,7 @@ sample), checkpoints/ (see checkpoint.py). A run that is killed goes on from its
 after it are dropped, so that the file too is that of an uninterrupted run.
 """
 
+import contextlib
 import json
 import math
 import resource
@@ -87,7 +88,8 @@ class TrainingLoop:
         self.device = next(model.parameters()).device
         self.step, self.seconds, self.bad_steps, self.rollbacks, self.skipped = 0, 0.0, 0, 0, 0
         self.last_eval: dict = {}
-        self._stop_signal = 0
+        self._stop_signal = 0  # what this rank caught; it stops only once all ranks know, in the same step
+        self._stopping = False
         self._smoothed_loss = math.nan
         self._metrics_file = folder / "metrics.jsonl"
 
@@ -106,7 +108,7 @@ class TrainingLoop:
                     self._evaluate()
                 while self.step < self.total_steps:
                     self._one_step()
-                    stopping = self._stop_signal or self.step - started == self.options.stop_after > 0
+                    stopping = self._stopping or self.step - started == self.options.stop_after > 0
                     finished = self.step == self.total_steps
                     if self._due(self.options.eval_every, finished):
                         self._evaluate()
@@ -159,7 +161,7 @@ class TrainingLoop:
         self.step += 1
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
-        self._stop_signal = max(self._stop_signal, stop)
+        self._stopping = stop > 0
         self._record(loss, float(norm), values.lr, elapsed)
         if not finite:
             self._after_bad_step(loss, float(norm))
@@ -263,7 +265,8 @@ class TrainingLoop:
             if self._stop_signal:  # a second time: at once
                 raise KeyboardInterrupt
             self._stop_signal = number
-            self.display.say("stopping after this step ...")
+            with contextlib.suppress(RuntimeError, AttributeError):  # in the midst of a write, or before the display
+                self.display.say("stopping after this step ...")
 
         try:
             return {n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -341,11 +344,11 @@ def truncate_metrics(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue  # the line that a kill cut off
     temporary = path.with_name(path.name + ".writing")
     temporary.write_text("".join(kept))

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -19,6 +20,7 @@ from pynanochat.stages.progress import duration
 
 NAME = "pretrain"
 SAMPLE_TOKENS = 48
+PROMPT_CHARACTERS = 40
 TOKENS_PER_PARAMETER = {"2025": 20.0, "2026": 10.5}
 
 
@@ -70,6 +72,10 @@ class Plan:
 
 def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1) -> Plan:
     """The Plan for these settings. Raises UsageError for a batch that does not divide into micro-batches and ranks."""
+    _check_positive(wanted)
+    heads = GPTConfig.from_depth(wanted.depth, arch=wanted.arch, head_dim=wanted.head_dim).n_head
+    if wanted.kv_heads and heads % wanted.kv_heads:
+        raise UsageError(f"--kv-heads {wanted.kv_heads} does not divide the {heads} query heads")
     config = GPTConfig.from_depth(
         wanted.depth,
         arch=wanted.arch,
@@ -78,7 +84,6 @@ def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1)
         sequence_len=wanted.sequence_len,
         **({"n_kv_head": wanted.kv_heads} if wanted.kv_heads else {}),
     )
-    _check_positive(wanted)
     ratio = wanted.tokens_per_parameter or TOKENS_PER_PARAMETER[wanted.arch]
     extent = horizon(config, ratio, wanted.batch_tokens or None)
     if extent.batch_tokens % (wanted.sequence_len * world_size):
@@ -97,11 +102,35 @@ def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1)
     return Plan(config, extent, steps, device_rows, rows // device_rows)
 
 
+def check_plan(run, vocab_size: int, processes: int, begun: bool) -> None:
+    """Raise UsageError for settings that cannot be trained here, before a stage spends time on them.
+
+    `begun`: go by the micro-batches of the run's checkpoint, where there is one.
+    """
+    device = runtime.pick_device(run.settings.device, run.ranks)
+    runtime.pick_compute_dtype(device, run.settings.dtype)
+    what = plan(_with_recorded_rows(run) if begun else run.tables[NAME], vocab_size, device, processes)
+    size = measure(what.config).parameters
+    # Weights, gradients and at least one moment in fp32; ranks on a CPU share its memory.
+    needed = 12 * size * (1 if device.type == "cuda" else processes)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else runtime.free_memory()
+    if needed > free:
+        raise UsageError(
+            f"--depth {run.tables[NAME].depth}: {size:,} parameters need at least {needed / 2**30:,.1f} GiB to train "
+            f"and {free / 2**30:,.1f} GiB are free on {device}; use a smaller depth"
+        )
+
+
 def _check_positive(wanted: PretrainSettings) -> None:
-    for name in ("steps", "batch_tokens", "device_rows", "tokens_per_parameter", "eval_every", "save_every"):
+    for name in ("lr_scale", "tokens_per_parameter", "weight_decay"):
+        if not math.isfinite(getattr(wanted, name)):
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be a finite number")
+    whole = ("steps", "batch_tokens", "device_rows", "kv_heads", "tokens_per_parameter", "eval_every", "save_every")
+    for name in whole:
         if getattr(wanted, name) < 0:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be 0 or more")
-    for name in ("eval_tokens", "buffer_documents", "keep_checkpoints", "max_bad_steps", "lr_scale"):
+    some = ("head_dim", "sequence_len", "eval_tokens", "buffer_documents", "keep_checkpoints", "max_bad_steps")
+    for name in (*some, "lr_scale"):
         if getattr(wanted, name) <= 0:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be above 0")
 
@@ -222,8 +251,9 @@ def prompts_of(source) -> list[str]:
     named = getattr(source, "prompts", None)
     if named:
         return list(named)
-    texts = source.texts("val")
-    return [" ".join(next(texts).split()[:4]) for _ in range(3)]
+    # Bounded in characters too: a text may hold no space, and a prompt must leave room in a small context.
+    openings = (" ".join(text[:200].split()[:4])[:PROMPT_CHARACTERS].strip() for text in source.texts("val"))
+    return list(islice(filter(None, openings), 3))
 
 
 def sample(model, tokenizer, prompts) -> list[dict]:
@@ -231,7 +261,9 @@ def sample(model, tokenizer, prompts) -> list[dict]:
     from pynanochat.engine import Engine
 
     engine = Engine(model, tokenizer)
-    return [{"prompt": p, "text": engine.complete(p, max_tokens=SAMPLE_TOKENS, temperature=0.0)} for p in prompts]
+    room = model.config.sequence_len - 2  # for bos and one token of the answer
+    fitting = [p for p in prompts if len(tokenizer.encode(p)) <= room]
+    return [{"prompt": p, "text": engine.complete(p, max_tokens=SAMPLE_TOKENS, temperature=0.0)} for p in fitting]
 
 
 def describe(what: Plan, size, dtype, device) -> str:

@@ -10,8 +10,10 @@ work and returns a summary). A stage whose done.json holds the same identity is 
 it is an error, unless --fresh asks to begin anew.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,43 @@ class Run:
         self.folder, self.tables, self.ranks = folder, tables, ranks or Ranks.from_environment()
         self.settings: RunSettings = tables["run"]
         self._source = self._tokenizer = None
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        """A run in a folder of data would write among the shards, and --fresh would remove them."""
+        data = Path(self.settings.data)
+        if data.is_dir() and self.folder.resolve() in (data.resolve(), (data / "pretrain").resolve()):
+            raise UsageError(f"--run {self.folder} is the folder of --data; use another --run")
+
+    @contextlib.contextmanager
+    def alone(self):
+        """Hold the run's lock (first rank): two commands that write the same files would spoil both."""
+        if not self.ranks.first:
+            yield
+            return
+        import fcntl
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / ".lock", "a+")  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"{self.folder}: cannot be written ({error.strerror}); use another --run") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise UsageError(
+                    f"{self.folder}: process {lock.read().strip() or '?'} is working on this run; "
+                    "wait for it or use another --run"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            lock.truncate(0)
+            with contextlib.suppress(OSError):
+                lock.write(str(os.getpid()))
+                lock.flush()
+            yield
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / stage
@@ -91,13 +130,16 @@ class Run:
 
     def done(self, stage: str) -> dict | None:
         """{"identity", "summary"} of a finished stage, or None."""
+        file = self.stage_folder(stage) / "done.json"
         try:
-            return json.loads((self.stage_folder(stage) / "done.json").read_text())
-        except FileNotFoundError:
+            done = json.loads(file.read_text())
+            if isinstance(done["identity"], dict) and isinstance(done["summary"], dict):
+                return done
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
-            file = self.stage_folder(stage) / "done.json"
-            raise CheckpointError(f"{file}: damaged; remove it or use --fresh") from error
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise CheckpointError(f"{file}: damaged; remove it or use --fresh")
 
     def check(self, stage) -> None:
         """Raise UsageError where the stage is done or begun with settings that are not these."""
@@ -134,7 +176,10 @@ class Run:
         return summary
 
     def forget(self, stage: str) -> None:
-        """Remove a stage's folder."""
+        """Remove a stage's folder. Raises UsageError for one that no run has made."""
+        folder = self.stage_folder(stage)
+        if folder.exists() and not (self.folder / "settings.json").is_file():
+            raise UsageError(f"--fresh: {self.folder} is no run (no settings.json), {folder} stays; use another --run")
         if self.ranks.first:
             shutil.rmtree(self.stage_folder(stage), ignore_errors=True)
 

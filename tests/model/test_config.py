@@ -118,3 +118,11 @@ def test_horizon_grows_with_depth():
 )
 def test_nearest_power_of_two(x, power):
     assert nearest_power_of_two(x) == power
+
+
+def test_horizon_of_the_2025_reference_run():
+    """20 tokens for each of the 560,988,160 parameters, half a million a step: 4e19 FLOPs in all."""
+    c = GPTConfig.from_depth(20, "2025")
+    h = horizon(c, 20.0)
+    assert (h.tokens, h.batch_tokens, h.lr_multiplier) == (20 * 560_988_160, 524_288, 1.0)
+    assert h.tokens * measure(c).flops_per_token == pytest.approx(4e19, rel=0.03)

@@ -204,3 +204,25 @@ def test_two_gloo_ranks_give_the_losses_of_one_process(whole, tmp_path):
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-4)
     state = checkpoint.latest(folder)
     assert {f.name for f in state.folder.iterdir()} >= {"loader_0.json", "loader_1.json"}
+
+
+def test_metrics_that_are_not_ours_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n3\nnull\n[]\n\xff\xfe\n{"step": "x"}\n')
+    truncate_metrics(path, 2)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_signal_after_the_ranks_agreed_stops_only_in_the_next_step(tmp_path, monkeypatch):
+    """A rank that stopped alone would leave the others waiting for it for ever."""
+    loop = make_loop(tmp_path)
+    record = loop._record
+
+    def late(*args):
+        if loop.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        record(*args)
+
+    monkeypatch.setattr(loop, "_record", late)
+    with pytest.raises(Interrupted, match="step 4 of 8"):
+        loop.run()
