@@ -59,7 +59,7 @@ class ShortCache {
     // Which of the two is meant is not a branch, as it cannot be foretold.
     static Entry* find(Set& set, const PieceKey& key) {
         const bool first = set.entry[0].key == key, second = set.entry[1].key == key;
-        return first | second ? &set.entry[second] : nullptr;
+        return (first | second) ? &set.entry[second] : nullptr;
     }
 
     // Looks into the other set. What is found there moves to the first set now and then, where it is found sooner, if

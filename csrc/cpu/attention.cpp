@@ -29,6 +29,16 @@ constexpr float unseen = -1e30f;
 
 constexpr i64 greatest(i64 a, i64 b) { return a > b ? a : b; }
 
+// Hands out parts of one piece of memory.
+struct Parts {
+    char* at;
+    template <class P> P* take(i64 count) {
+        P* result = reinterpret_cast<P*>(at);
+        at += round_up(count * i64{sizeof(P)}, 64);
+        return result;
+    }
+};
+
 template <class T> struct Run {
     using Unit = typename UnitOf<T>::type;
     using E = typename ElementOf<Unit>::type;
@@ -48,16 +58,6 @@ template <class T> struct Run {
           even(round_up(op.positions, per)),
           scale(1.0f / __builtin_sqrtf(static_cast<float>(op.head_dim))),
           blocks((op.positions + query_block - 1) / query_block) {}
-
-    // Hands out parts of one piece of memory.
-    struct Parts {
-        char* at;
-        template <class P> P* take(i64 count) {
-            P* result = reinterpret_cast<P*>(at);
-            at += round_up(count * i64{sizeof(P)}, 64);
-            return result;
-        }
-    };
 
     static T* row(const Attention::Heads& x, i64 b, i64 t, i64 h) {
         return static_cast<T*>(x.data) + b * x.stride[0] + t * x.stride[1] + h * x.stride[2];
