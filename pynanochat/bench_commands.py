@@ -28,7 +28,9 @@ def run(name: str, flags: list[str]) -> int:
 def main(argv: list[str]) -> None:
     """Raises UsageError for a name that is none, or where a benchmark fails."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__ + "\nbenchmarks: " + ", ".join(names()))
+        print(
+            "usage: pynanochat bench [gpu | cpu | NAME] [flags]\n\n" + __doc__ + "\nbenchmarks: " + ", ".join(names())
+        )
         return
     what, *flags = argv
     if what == "gpu":

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command; exits 0, or 2 with one line for an error that is the user's to mend (a traceback with --debug)."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
+        run_command(lambda _: print(usage(), flush=True), argv)
     elif argv[0] in ("-V", "--version"):
         print(f"pynanochat {__version__}")
     elif argv[0] not in COMMANDS:
