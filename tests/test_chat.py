@@ -62,6 +62,7 @@ class Terminal:
         environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "TERM": "xterm", "COLUMNS": "200"}
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a CI in the background ignores it, and children inherit that
             os.execve(sys.executable, [sys.executable, "-c", CHILD, *argv], environment)
         self.seen = ""
         self.utf8 = codecs.getincrementaldecoder("utf-8")()
