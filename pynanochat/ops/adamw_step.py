@@ -23,38 +23,13 @@ def adamw_step_reference(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta
         param.addcdiv_(exp_avg, (exp_avg_sq / correction2).sqrt_().add_(eps), value=-lr / correction1)
 
 
-def adamw_step_fused(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta1, beta2, eps, weight_decay):
+def adamw_step_fused(params, grads, exp_avgs, exp_avg_sqs, *, step, **rates):
     # the kernel walks raw memory: layouts that differ would pair the wrong elements
     if not all(t.is_contiguous() for t in (*params, *grads, *exp_avgs, *exp_avg_sqs)):
-        return adamw_step_reference(
-            params,
-            grads,
-            exp_avgs,
-            exp_avg_sqs,
-            step=step,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            weight_decay=weight_decay,
-        )
+        return adamw_step_reference(params, grads, exp_avgs, exp_avg_sqs, step=step, **rates)
     # the step count is shared: the kernel only reads it
     steps = [torch.full((), float(step), device=params[0].device)] * len(params)
-    torch._fused_adamw_(
-        params,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        [],
-        steps,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        weight_decay=weight_decay,
-        eps=eps,
-        amsgrad=False,
-        maximize=False,
-    )
+    torch._fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, [], steps, amsgrad=False, maximize=False, **rates)
 
 
 implement("adamw_step", "reference", adamw_step_reference)
