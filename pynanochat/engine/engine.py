@@ -99,20 +99,24 @@ class Engine:
         temperature: float = 0.8,
         top_k: int = 50,
         top_p: float = 1.0,
-        seed: int | None = None,
+        seed: int | list[int] | None = None,
         stop_tokens: Iterable[int] | None = None,
         tools: bool = True,
         rows: int = MOST_ROWS,
     ) -> list[list[Generated]]:
         """Answers to many prompts of any lengths, about `rows` at a time: result[prompt][sample].
 
-        A prompt's answers for a seed are those that `generate` gives it alone; other settings as there.
+        A prompt's answers for a seed are those that `generate` gives it alone; other settings as there. One seed gives
+        every prompt the same random numbers, a list of seeds, one for each prompt, gives each its own.
         """
-        sampling, seed = Sampling(temperature, top_k, top_p), _seed(seed)
+        sampling = Sampling(temperature, top_k, top_p)
+        seeds = [int(one) for one in seed] if isinstance(seed, list) else [_seed(seed)] * len(prompts)
+        if len(seeds) != len(prompts):
+            raise UsageError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for each, or one for all")
         results = [[Generated() for _ in range(samples)] for _ in prompts]
         waiting = [
-            (prompt, self._sequences(prompt, i * samples, samples, max_tokens, sampling, seed, stop_tokens))
-            for i, prompt in enumerate(prompts)
+            (prompt, self._sequences(prompt, i * samples, samples, max_tokens, sampling, own_seed, stop_tokens))
+            for i, (prompt, own_seed) in enumerate(zip(prompts, seeds, strict=True))
         ]
         waiting.reverse()
         batch = Batch(self.model, self.tokenizer)

@@ -93,6 +93,18 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch():
     assert len(unseeded) == 2
 
 
+def test_each_prompt_may_have_its_own_seed():
+    engine = Engine(small_model(), TOKENIZER)
+    prompts, settings = [prompt_of(9)] * 2 + [prompt_of(20)], {"max_tokens": 12, "temperature": 1.0, "top_k": 0}
+    batched = engine.generate_batch(prompts, seed=[5, 6, 5], **settings)
+    for prompt, seed, [answer] in zip(prompts, (5, 6, 5), batched, strict=True):
+        alone = ids_of(engine.generate(prompt, seed=seed, **settings))
+        assert alone[: len(answer.ids)] == answer.ids
+    assert batched[0][0].ids != batched[1][0].ids
+    with pytest.raises(UsageError, match="2 seeds for 3 prompts"):
+        engine.generate_batch(prompts, seed=[5, 6], **settings)
+
+
 def test_rows_end_one_by_one():
     """Samples that stop early leave the others untouched."""
     engine = Engine(small_model(), TOKENIZER)
