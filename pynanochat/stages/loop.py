@@ -1,8 +1,11 @@
-"""The one training loop: a stage hands it a model, an optimizer, a schedule and streams of batches.
+"""The one training loop: a stage hands it a model, an optimizer, a schedule, streams of batches and a loss.
 
-A step is `stream_count` micro-batches of (B, T+1) token rows, dealt over the ranks; gradients are averaged over all of
-them. Because the streams and not the ranks own the data, one process that accumulates S micro-batches and S processes
-with one each see the same rows in the same step.
+A step is `stream_count` micro-batches, dealt over the ranks; gradients are averaged over all of them. Because the
+streams and not the ranks own the data, one process that accumulates S micro-batches and S processes with one each see
+the same batches in the same step.
+
+A batch is whatever the stage's loss understands: token rows, int32 (B, T+1), for the loss that is used where none is
+given, or an object of the stage with `tokens`, the number of tokens that the step is to count for it.
 
 Files, all in the stage's folder and written by the first rank: metrics.jsonl (a line a step, an evaluation or a
 sample), checkpoints/ (see checkpoint.py). A run that is killed goes on from its newest checkpoint, and lines of metrics
@@ -51,10 +54,12 @@ class LoopSettings:
 class TrainingLoop:
     """Trains until `total_steps`; `run()` returns a summary dict.
 
-    streams: the loaders of this rank, each an iterator of int32 (B, T+1) rows with state_dict/load_state_dict.
-    stream_count: loaders of all ranks together. evaluate(model) -> dict of metrics. sample(model) -> list of
-    {"prompt", "text"}. identity: flat dict of everything that decides the result; a checkpoint made with another one is
-    refused.
+    streams: the loaders of this rank by number, each an endless iterator of batches with state_dict/load_state_dict;
+    where it has `metrics() -> dict of floats`, they are averaged over all streams and written with the step.
+    stream_count: loaders of all ranks together. loss(forward, batch) -> scalar tensor in nats, by default that of the
+    next token. evaluate(model) -> dict of metrics; more_evaluations: pairs (steps between, evaluate) for costly ones,
+    0 for never. sample(model) -> list of {"prompt", "text"}. identity: flat dict of everything that decides the result;
+    a checkpoint made with another one is refused.
     """
 
     def __init__(
@@ -70,23 +75,24 @@ class TrainingLoop:
         total_steps: int,
         options: LoopSettings,
         identity: dict,
-        batch_tokens: int,
         flops_per_token: int,
         peak_flops: float,
         evaluate,
         sample,
+        loss=None,
+        more_evaluations=(),
         gradient_clip: float | None = None,
         ranks: Ranks | None = None,
         forward=None,
     ):
         self.name, self.folder, self.model, self.optimizer, self.schedule = name, folder, model, optimizer, schedule
         self.streams, self.stream_count, self.total_steps, self.options = streams, stream_count, total_steps, options
-        self.identity, self.batch_tokens, self.flops_per_token = identity, batch_tokens, flops_per_token
+        self.identity, self.flops_per_token = identity, flops_per_token
         self.peak_flops, self.evaluate, self.sample = peak_flops, evaluate, sample
         self.gradient_clip, self.ranks = gradient_clip, ranks or Ranks()
-        self.forward = forward or model
+        self.forward, self.loss, self.more_evaluations = forward or model, loss or next_token_loss, more_evaluations
         self.device = next(model.parameters()).device
-        self.step, self.seconds, self.bad_steps, self.rollbacks, self.skipped = 0, 0.0, 0, 0, 0
+        self.step, self.tokens, self.seconds, self.bad_steps, self.rollbacks, self.skipped = 0, 0, 0.0, 0, 0, 0
         self.last_eval: dict = {}
         self._stop_signal = 0  # what this rank caught; it stops only once all ranks know, in the same step
         self._stopping = False
@@ -112,6 +118,9 @@ class TrainingLoop:
                     finished = self.step == self.total_steps
                     if self._due(self.options.eval_every, finished):
                         self._evaluate()
+                    for every, evaluate in self.more_evaluations:
+                        if every and self._due(every, finished):
+                            self._evaluate(evaluate)
                     if self._due(self.options.sample_every, finished):
                         self._sample()
                     if self._due(self.options.save_every, finished or stopping):
@@ -127,15 +136,14 @@ class TrainingLoop:
         return self.summary()
 
     def summary(self) -> dict:
-        tokens = self.step * self.batch_tokens
-        rate = tokens / self.seconds if self.seconds else math.nan
+        rate = self.tokens / self.seconds if self.seconds else math.nan
         return {
             "steps": self.step,
-            "tokens": tokens,
+            "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(rate, 1),
             "mfu": round(rate * self.flops_per_token / self.peak_flops, 4),
-            "flops": tokens * self.flops_per_token,
+            "flops": self.tokens * self.flops_per_token,
             "skipped_steps": self.skipped,
             "peak_memory_bytes": peak_memory(self.device),
             **self.last_eval,
@@ -150,8 +158,8 @@ class TrainingLoop:
         started = time.perf_counter()
         values = self.schedule.at(self.step, self.total_steps)
         self.optimizer.apply_schedule(*values)
-        loss = self._accumulate()
-        loss, stop = self._reduce(loss)
+        loss, tokens = self._accumulate()
+        loss, tokens, metrics, stop = self._reduce(loss, tokens, self._stream_metrics())
         norm = self.optimizer.clip_gradients(self.gradient_clip)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
         if finite:
@@ -159,36 +167,54 @@ class TrainingLoop:
             self.bad_steps = 0
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.tokens += tokens
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         self._stopping = stop > 0
-        self._record(loss, float(norm), values.lr, elapsed)
+        self._record(loss, float(norm), values.lr, elapsed, tokens, metrics)
         if not finite:
             self._after_bad_step(loss, float(norm))
 
-    def _accumulate(self) -> torch.Tensor:
-        """Gradients of the mean loss over this rank's micro-batches, divided by those of all ranks; the summed loss."""
-        total = torch.zeros((), device=self.device)
+    def _accumulate(self) -> tuple[torch.Tensor, int]:
+        """Gradients of the mean loss over this rank's micro-batches, divided by those of all ranks; the summed loss and
+        the tokens."""
+        total, tokens = torch.zeros((), device=self.device), 0
         for stream in self.streams.values():
-            rows = torch.from_numpy(next(stream)).to(self.device, torch.int64, non_blocking=True)
-            loss = self.forward(rows[:, :-1], rows[:, 1:]) / self.stream_count
+            batch = next(stream)
+            tokens += tokens_of(batch)
+            loss = self.loss(self.forward, batch) / self.stream_count
             loss.backward()
             total += loss.detach()
-        return total
+        return total, tokens
 
-    def _reduce(self, loss: torch.Tensor) -> tuple[float, int]:
-        """Sum the gradients and the loss over the ranks; also the highest stop signal that any rank caught."""
+    def _stream_metrics(self) -> dict[str, float]:
+        """This rank's share of the mean over all streams."""
+        sums: dict[str, float] = {}
+        for stream in self.streams.values():
+            for name, value in stream.metrics().items() if hasattr(stream, "metrics") else ():
+                sums[name] = sums.get(name, 0.0) + value / self.stream_count
+        return sums
+
+    def _reduce(self, loss, tokens: int, metrics: dict[str, float]) -> tuple[float, int, dict[str, float], int]:
+        """Sum all over the ranks, the gradients too; also the highest stop signal that any rank caught."""
         if self.ranks.world_size == 1:
-            return loss.item(), self._stop_signal
+            return loss.item(), tokens, metrics, self._stop_signal
         parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:  # another rank may have one
+                parameter.grad = torch.zeros_like(parameter)
         flat = torch.cat([p.grad.flatten() for p in parameters])
         dist.all_reduce(flat)
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad.copy_(part.view_as(parameter))
+        names = sorted(metrics)
+        sums = torch.tensor([tokens, *(metrics[n] for n in names)], dtype=torch.float64, device=self.device)
         dist.all_reduce(loss)
+        dist.all_reduce(sums)
         stop = torch.tensor(self._stop_signal, device=self.device)
         dist.all_reduce(stop, dist.ReduceOp.MAX)
-        return loss.item(), int(stop.item())
+        tokens, *means = sums.tolist()
+        return loss.item(), round(tokens), dict(zip(names, means, strict=True)), int(stop.item())
 
     def _after_bad_step(self, loss: float, norm: float) -> None:
         """A step whose loss or gradient was not finite changed nothing; after several in a row, roll back."""
@@ -210,12 +236,15 @@ class TrainingLoop:
 
     # --- evaluation and records
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, evaluate=None) -> None:
         started = time.perf_counter()
-        self.last_eval = self.evaluate(self.model)
-        facts = "  ".join(f"{k} {v:.4f}" for k, v in self.last_eval.items())
+        metrics = (evaluate or self.evaluate)(self.model)
+        if not metrics:
+            return
+        self.last_eval = self.last_eval | metrics
+        facts = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
         self.display.say(f"{self.name} step {self.step}: {facts}  ({duration(time.perf_counter() - started)})")
-        self._append({"step": self.step, **self.last_eval})
+        self._append({"step": self.step, **metrics})
 
     def _sample(self) -> None:
         if not self.ranks.first:
@@ -225,8 +254,8 @@ class TrainingLoop:
             self.display.say(f"  {sample['prompt']!r} -> {sample['text']!r}")
         self._append({"step": self.step, "samples": samples})
 
-    def _record(self, loss: float, norm: float, lr: float, elapsed: float) -> None:
-        rate = self.batch_tokens / elapsed
+    def _record(self, loss: float, norm: float, lr: float, elapsed: float, tokens: int, metrics: dict) -> None:
+        rate = tokens / elapsed
         mfu = rate * self.flops_per_token / self.peak_flops
         memory = current_memory(self.device)
         # An average that starts at the first loss and forgets with a time constant of ten steps.
@@ -245,11 +274,12 @@ class TrainingLoop:
                 "loss": loss,
                 "lr": lr,
                 "gradient_norm": norm,
-                "tokens": self.step * self.batch_tokens,
+                "tokens": self.tokens,
                 "tokens_per_second": round(rate, 1),
                 "mfu": round(mfu, 4),
                 "seconds": round(self.seconds, 3),
                 "memory_bytes": memory,
+                **metrics,
             }
         )
 
@@ -297,6 +327,7 @@ class TrainingLoop:
         return {
             "stage": self.name,
             "step": self.step,
+            "tokens": self.tokens,
             "seconds": self.seconds,
             "bad_steps": self.bad_steps,
             "rollbacks": self.rollbacks,
@@ -320,7 +351,7 @@ class TrainingLoop:
                     "or another --run, or --fresh to begin anew"
                 )
             self._load_weights(found)
-            for name in ("step", "seconds", "bad_steps", "rollbacks", "skipped", "last_eval"):
+            for name in ("step", "tokens", "seconds", "bad_steps", "rollbacks", "skipped", "last_eval"):
                 setattr(self, name, state[name])
             self._smoothed_loss = state["smoothed_loss"]
             for index, stream in self.streams.items():
@@ -337,6 +368,18 @@ class TrainingLoop:
     def _barrier(self) -> None:
         if self.ranks.world_size > 1:
             dist.barrier()
+
+
+def next_token_loss(forward, rows) -> torch.Tensor:
+    """The mean loss of each token of `rows`, int32 (B, T+1), given those before it."""
+    device = next(forward.parameters()).device
+    rows = torch.from_numpy(rows).to(device, torch.int64, non_blocking=True)
+    return forward(rows[:, :-1], rows[:, 1:])
+
+
+def tokens_of(batch) -> int:
+    """What a batch counts for: its own `tokens`, or of rows (B, T+1) the B·T that are predicted."""
+    return batch.tokens if hasattr(batch, "tokens") else batch.size - len(batch)
 
 
 def truncate_metrics(path: Path, step: int) -> None:

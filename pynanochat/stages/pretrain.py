@@ -185,7 +185,6 @@ def train(run) -> dict:
         total_steps=what.steps,
         options=wanted,
         identity=identity(run) | {"fitted_rows": what.device_rows},
-        batch_tokens=what.horizon.batch_tokens,
         flops_per_token=size.flops_per_token,
         peak_flops=runtime.peak_flops(device, dtype) * ranks.world_size,
         gradient_clip=RECIPES[wanted.arch].gradient_clip,

@@ -41,7 +41,32 @@ class Stream:
         self.position = state["position"]
 
 
-def make_loop(folder, *, steps=8, streams=2, ranks=None, identity=None, evaluate=None, **options):
+class Pairs:
+    """A stage's own kind of batch: rows, of which only the first `known` targets count."""
+
+    def __init__(self, rows, known):
+        self.rows, self.known, self.tokens = rows, known, known * len(rows)
+
+
+class PairStream(Stream):
+    """Batches of unequal token counts, and a metric that differs between streams."""
+
+    def __next__(self):
+        known = 1 + (self.position * 5 + self.number * 3) % CONFIG.sequence_len
+        return Pairs(super().__next__(), known)
+
+    def metrics(self):
+        return {"position": float(self.position), "number": float(self.number)}
+
+
+def pair_loss(forward, batch):
+    rows = torch.from_numpy(batch.rows).long()
+    targets = rows[:, 1:].clone()
+    targets[:, batch.known :] = -1
+    return forward(rows[:, :-1], targets)
+
+
+def make_loop(folder, *, steps=8, streams=2, ranks=None, identity=None, evaluate=None, pairs=False, more=(), **options):
     ranks = ranks or Ranks()
     model = GPT(CONFIG, seed=1)
     return TrainingLoop(
@@ -50,23 +75,27 @@ def make_loop(folder, *, steps=8, streams=2, ranks=None, identity=None, evaluate
         model=model,
         optimizer=build_optimizer(model, "2026"),
         schedule=SCHEDULES["2026"]["pretrain"],
-        streams={i: Stream(i) for i in range(ranks.rank, streams, ranks.world_size)},
+        streams={i: (PairStream if pairs else Stream)(i) for i in range(ranks.rank, streams, ranks.world_size)},
         stream_count=streams,
         total_steps=steps,
         options=LoopSettings(**{"eval_every": 2, "sample_every": 4, "save_every": 3, **options}),
         identity=identity or {"depth": 2},
-        batch_tokens=streams * ROWS * CONFIG.sequence_len,
         flops_per_token=1000,
         peak_flops=1e9,
         evaluate=evaluate or (lambda model: {"val_bpb": 1.0}),
         sample=lambda model: [{"prompt": "a", "text": "b"}],
         ranks=ranks,
+        loss=pair_loss if pairs else None,
+        more_evaluations=more,
     )
 
 
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+    return {line["step"]: line["loss"] for line in lines_of(folder) if "loss" in line}
 
 
 def weights(folder):
@@ -131,8 +160,8 @@ def test_a_bad_step_changes_nothing(tmp_path, monkeypatch):
     plain = loop._accumulate
 
     def accumulate():
-        loss = plain()
-        return loss * float("nan") if loop.step in poisoned else loss
+        loss, tokens = plain()
+        return (loss * float("nan") if loop.step in poisoned else loss), tokens
 
     monkeypatch.setattr(loop, "_accumulate", accumulate)
     before = {}
@@ -151,7 +180,12 @@ def test_a_bad_step_changes_nothing(tmp_path, monkeypatch):
 def test_bad_steps_in_a_row_roll_back_and_then_give_up(tmp_path, monkeypatch):
     loop = make_loop(tmp_path, steps=40, save_every=2, max_bad_steps=2, max_rollbacks=1)
     plain = loop._accumulate
-    monkeypatch.setattr(loop, "_accumulate", lambda: plain() * (float("inf") if loop.step >= 3 else 1.0))
+
+    def accumulate():
+        loss, tokens = plain()
+        return loss * (float("inf") if loop.step >= 3 else 1.0), tokens
+
+    monkeypatch.setattr(loop, "_accumulate", accumulate)
     with pytest.raises(TrainingError, match="--lr-scale"):
         loop.run()
     assert loop.rollbacks == 2
@@ -188,22 +222,55 @@ from pynanochat import runtime
 from test_loop import make_loop
 ranks = runtime.Ranks.from_environment()
 runtime.init_distributed(ranks, torch.device("cpu"))
-make_loop(Path(sys.argv[1]), ranks=ranks).run()
+make_loop(Path(sys.argv[1]) / "rows", ranks=ranks).run()
+make_loop(Path(sys.argv[1]) / "pairs", ranks=ranks, pairs=True).run()
 """
 
 
-def test_two_gloo_ranks_give_the_losses_of_one_process(whole, tmp_path):
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """An uninterrupted run with a stage's own batches and loss."""
+    folder = tmp_path_factory.mktemp("pairs")
+    return folder, make_loop(folder, pairs=True).run()
+
+
+def test_two_gloo_ranks_give_the_losses_and_metrics_of_one_process(whole, pairs, tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(textwrap.dedent(RANK))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     folder = tmp_path / "two"
     done = subprocess.run([*command, str(folder), os.path.dirname(__file__)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    one, two = losses(whole[0]), losses(folder)
-    assert one.keys() == two.keys()
-    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-4)
-    state = checkpoint.latest(folder)
-    assert {f.name for f in state.folder.iterdir()} >= {"loader_0.json", "loader_1.json"}
+    for one, two in ((whole[0], folder / "rows"), (pairs[0], folder / "pairs")):
+        assert losses(one).keys() == losses(two).keys()
+        np.testing.assert_allclose(list(losses(two).values()), list(losses(one).values()), rtol=2e-4)
+        state = checkpoint.latest(two)
+        assert {f.name for f in state.folder.iterdir()} >= {"loader_0.json", "loader_1.json"}
+        for a, b in zip(lines_of(one), lines_of(two), strict=True):
+            for name in ("tokens", "position", "number"):
+                assert a.get(name) == b.get(name)
+
+
+def test_tokens_are_counted_from_the_batches_and_metrics_averaged_over_the_streams(pairs, tmp_path):
+    expected, total = [], 0
+    for position in range(8):
+        total += sum(ROWS * (1 + (position * 5 + number * 3) % CONFIG.sequence_len) for number in (0, 1))
+        expected.append(total)
+    steps = [line for line in lines_of(pairs[0]) if "loss" in line]
+    assert [line["tokens"] for line in steps] == expected and pairs[1]["tokens"] == total
+    assert [line["position"] for line in steps] == [float(n) for n in range(1, 9)]
+    assert all(line["number"] == 0.5 for line in steps)
+    with pytest.raises(Interrupted):
+        make_loop(tmp_path, pairs=True, stop_after=3).run()
+    assert make_loop(tmp_path, pairs=True).run()["tokens"] == total
+    assert losses(tmp_path) == losses(pairs[0]) and same(weights(tmp_path), weights(pairs[0]))
+
+
+def test_costly_evaluations_have_their_own_rhythm_and_stay_in_the_summary(tmp_path):
+    more = ((3, lambda model: {"accuracy": 0.5}), (0, lambda model: {"never": 1.0}))
+    summary = make_loop(tmp_path, more=more).run()
+    assert [line["step"] for line in lines_of(tmp_path) if "accuracy" in line] == [3, 6, 8]
+    assert (summary["accuracy"], summary["val_bpb"]) == (0.5, 1.0) and "never" not in summary
 
 
 def test_metrics_that_are_not_ours_are_dropped(tmp_path):
