@@ -119,19 +119,20 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.copy_(_initial(name, parameter.shape, self.config, generator))
 
-    def forward(self, ids, targets=None, *, cache=None, last: bool = False, reduction: str = "mean"):
+    def forward(self, ids, targets=None, *, cache=None, last: bool = False, at=None, reduction: str = "mean"):
         """Logits (B, T, V) fp32, or with `targets` the loss in nats (ignored where -1); "none" gives (B, T) losses.
 
-        `last` gives the logits of the last position alone, (B, 1, V): a prefill needs no others.
+        `last` gives the logits of the last position alone, (B, 1, V): a prefill needs no others. `at` (N,) int64 are
+        places among the B·T positions, row by row: the head sees these alone: (N, V), or losses of targets (N,).
         """
         x = self._hidden(ids, cache)
-        x = x[:, -1:] if last else x
+        x = x[:, -1:] if last else x if at is None else x.flatten(0, 1)[at]
         c = self.config
         if targets is None:
             logits = ops.linear(x, self.lm_head.weight)[..., : c.vocab_size].float()
             return c.softcap * torch.tanh(logits / c.softcap)
         loss = ops.linear_softcap_cross_entropy(
-            x.flatten(0, 1),
+            x.reshape(-1, x.size(-1)),
             self.lm_head.weight,
             targets.flatten(),
             softcap=c.softcap,

@@ -128,6 +128,15 @@ def test_the_last_logits_alone():
     torch.testing.assert_close(model(ids, last=True), model(ids)[:, -1:], rtol=0, atol=1e-5)
 
 
+def test_some_places_alone():
+    model, ids, targets = small(), ids_of(3, 10), ids_of(3, 10, seed=2)
+    at = torch.tensor([3, 29, 10, 10])
+    torch.testing.assert_close(model(ids, at=at), model(ids).flatten(0, 1)[at], rtol=0, atol=1e-5)
+    each = model(ids, targets, reduction="none").flatten()
+    torch.testing.assert_close(model(ids, targets.flatten()[at], at=at, reduction="none"), each[at], rtol=0, atol=1e-5)
+    assert model(ids, at=at[:0]).shape == (0, model.config.vocab_size)
+
+
 def test_more_tokens_than_the_context():
     assert small()(ids_of(1, 40)).shape == (1, 40, 50)
     with pytest.raises(UsageError, match="41 tokens in a row: the model's context is 40"):

@@ -1,0 +1,212 @@
+"""Evaluation of chat tasks: multiple choice by the letters' logits, questions by answers that the engine generates.
+
+    score = evaluate(Engine.load("runs/toy"), task, max_examples=200)
+    print(score.score, score.low, score.high)
+
+A choice is put as a conversation, and after <|assistant_start|> the logits of its letters are compared, in one pass
+over many prompts of about one length. Other questions are answered by the engine, with its tools, and the task
+grades the text. Under several ranks each takes a share of the items, and all get the score.
+"""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from pynanochat.engine.batch import Token
+from pynanochat.engine.events import EventReader
+from pynanochat.errors import DataError
+from pynanochat.evals.ranks import gather, mine
+from pynanochat.evals.score import EXAMPLES, Score, make_score, pass_at, reliability
+from pynanochat.tokenizer import render_for_completion
+
+ORDER_SEED = 1337
+GRADERS = 4  # programs that may run at once
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+
+
+def evaluate(
+    engine, task, *, max_examples: int = 0, ranks=None, samples: int = 1, temperature: float = 0.0, rows: int = 64
+) -> Score:
+    """The score of the engine's model on `task` (kind "choice" or "generate").
+
+    max_examples: the first so many items of a shuffled order, 0 for all. samples: answers for each question, at
+    `temperature`; the item is right if one of them is. rows: sequences decoded, or prompts run, at once.
+    Raises DataError for a task that has nothing to grade.
+    """
+    if task.kind not in ("choice", "generate"):
+        raise DataError(f"{task.name}: a {task.kind} task has nothing to grade; leave it out of --tasks")
+    started = time.perf_counter()
+    chosen = _chosen(len(task), max_examples)
+    shown = set(random.Random(ORDER_SEED).sample(chosen, min(EXAMPLES, len(chosen))))
+    if task.kind == "choice":
+        found = _choices(engine, task, mine(chosen, ranks), shown, rows)
+    else:
+        found = _answers(engine, task, mine(chosen, ranks), shown, samples, temperature, rows)
+    found = gather(found, ranks, engine.model.lm_head.weight.device)
+    found.sort(key=lambda result: result["index"])
+    return _score(task, found, samples, time.perf_counter() - started)
+
+
+def _chosen(count: int, max_examples: int) -> list[int]:
+    order = list(range(count))
+    random.Random(ORDER_SEED).shuffle(order)
+    return order[:max_examples] if max_examples > 0 else order
+
+
+def _score(task, found: list[dict], samples: int, seconds: float) -> Score:
+    correct = sum(result["right"] > 0 for result in found)
+    score = make_score(task.name, correct, len(found), task.baseline, seconds=seconds)
+    score.cut = sum(result["cut"] for result in found)
+    score.examples = [result["example"] for result in found if "example" in result]
+    score.reliability = reliability((r["probability"], r["right"] > 0) for r in found if "probability" in r)
+    if samples > 1 and found:
+        means = (sum(pass_at(k, samples, r["right"]) for r in found) / len(found) for k in range(1, samples + 1))
+        score.pass_at = {str(k): mean for k, mean in enumerate(means, start=1)}
+    return score
+
+
+# --- multiple choice ---
+
+
+def _choices(engine, task, indices, shown, rows) -> list[dict]:
+    """A result for each item: {"index", "right", "cut", "probability"} and, where it is shown, "example"."""
+    model, tokenizer = engine.model, engine.tokenizer
+    device = model.lm_head.weight.device
+    prompts = {i: _prompt(tokenizer, task[i], engine.context) for i in indices}
+    results = []
+    for batch in _batches(prompts, rows, BATCH_TOKENS[device.type]):
+        logits = _last_logits(model, [prompts[i][0] for i in batch], device).float().cpu()
+        for i, row in zip(batch, logits, strict=True):
+            results.append(_choice(tokenizer, task, i, row, prompts[i][1], i in shown))
+    return results
+
+
+def _choice(tokenizer, task, index, logits, cut, shown) -> dict:
+    conversation = task[index]
+    letters = conversation["letters"]
+    probabilities = logits[[_letter_id(tokenizer, letter) for letter in letters]].softmax(dim=0)
+    best = int(probabilities.argmax())
+    reference = conversation["messages"][-1]["content"]
+    right = letters[best] == reference
+    result = {"index": index, "right": int(right), "cut": cut, "probability": float(probabilities[best])}
+    if shown:
+        result["example"] = {
+            "prompt": _text_of_prompt(conversation),
+            "answer": letters[best],
+            "reference": reference,
+            "correct": right,
+            "letters_probabilities": dict(zip(letters, probabilities.tolist(), strict=True)),
+        }
+    return result
+
+
+def _letter_id(tokenizer, letter: str) -> int:
+    ids = tokenizer.encode(letter)
+    if len(ids) != 1:
+        raise DataError(f"the choice {letter!r} is {len(ids)} tokens; choices must be named by letters of one token")
+    return ids[0]
+
+
+def _batches(prompts: dict, rows: int, tokens: int):
+    """Lists of indices: the longest prompts first, prompts of about the same length together."""
+    batch: list[int] = []
+    for i in sorted(prompts, key=lambda i: (-len(prompts[i][0]), i)):
+        if batch and (len(batch) == rows or (len(batch) + 1) * len(prompts[batch[0]][0]) > tokens):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _last_logits(model, prompts, device):
+    """The logits (B, V) behind each prompt. Padding stands on the right, where no prompt sees it."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
+    at = torch.tensor([row * width + len(prompt) - 1 for row, prompt in enumerate(prompts)], device=device)
+    return model(ids, at=at)
+
+
+# --- generated answers ---
+
+
+def _answers(engine, task, indices, shown, samples, temperature, rows) -> list[dict]:
+    """A result for each item: {"index", "right", "cut"} and, where it is shown, "example"."""
+    tokenizer = engine.tokenizer
+    room = engine.context - min(task.max_tokens, engine.context // 4)
+    prompts = [_prompt(tokenizer, task[i], room) for i in indices]
+    generated = engine.generate_batch(
+        [ids for ids, _ in prompts],
+        samples=samples,
+        max_tokens=task.max_tokens,
+        temperature=temperature,
+        seed=ORDER_SEED,
+        rows=rows,
+    )
+
+    def result(at: int) -> dict:
+        conversation = task[indices[at]]
+        answers = [_read(tokenizer, one) for one in generated[at]]
+        marks = [task.grade(conversation, said) for said, _ in answers]
+        found = {"index": indices[at], "right": sum(marks), "cut": prompts[at][1]}
+        if indices[at] in shown:
+            found["example"] = {
+                "prompt": _text_of_prompt(conversation),
+                "answer": answers[0][1],
+                "reference": _text_of(conversation["messages"][-1]["content"]),
+                "correct": bool(marks[0]),
+            }
+        return found
+
+    with ThreadPoolExecutor(GRADERS) as pool:
+        return list(pool.map(result, range(len(indices))))
+
+
+def _read(tokenizer, generated) -> tuple[str, str]:
+    """What was said without tool calls and outputs, which is graded, and all of it as a reader sees it."""
+    reader = EventReader(tokenizer)
+    events = [e for token in zip(generated.ids, generated.forced, strict=True) for e in reader.read(Token(0, *token))]
+    events += reader.close(generated.finish)
+    said = "".join(event.text for event in events if event.kind == "text")
+    return said, _shown((event.kind, event.text) for event in events if event.kind != "end")
+
+
+# --- both ---
+
+
+def _prompt(tokenizer, conversation, most: int) -> tuple[list[int], int]:
+    """The ids of the question, at most `most`, and 1 if its beginning had to go; <|bos|><|user_start|> stay."""
+    ids = render_for_completion(tokenizer, conversation["messages"][:-1])
+    if len(ids) <= most:
+        return ids, 0
+    return [*ids[:2], *ids[len(ids) - (most - 2) :]], 1
+
+
+def _text_of_prompt(conversation) -> str:
+    return "\n\n".join(_text_of(message["content"]) for message in conversation["messages"][:-1])
+
+
+def _text_of(content) -> str:
+    if isinstance(content, str):
+        return content
+    kinds = {"text": "text", "python": "tool_call", "python_output": "tool_output"}
+    return _shown((kinds[part["type"]], part["text"]) for part in content)
+
+
+def _shown(parts) -> str:
+    """(kind, text) parts as one text, with calls of the tool as <<expression=result>>."""
+    text, called = [], False
+    for kind, piece in parts:
+        if called:
+            text.append(f"={piece}>>" if kind == "tool_output" else ">>")
+        elif kind == "tool_output":
+            text.append(f"<<={piece}>>")
+        called = kind == "tool_call"
+        if kind == "tool_call":
+            text.append(f"<<{piece}")
+        elif kind == "text":
+            text.append(piece)
+    return "".join([*text, ">>"] if called else text)

@@ -1,0 +1,72 @@
+"""Tasks over byte tokens, and models rigged to know the answer."""
+
+import random
+
+import torch
+
+from pynanochat.model import GPTConfig
+from pynanochat.tasks.base import Task
+
+
+def words(rng, most=12):
+    return " ".join("".join(rng.choices("abcdefgh", k=rng.randint(1, 6))) for _ in range(rng.randint(1, most)))
+
+
+class Letters(Task):
+    """Multiple choice with questions of any length; `gold(index)` says which letter is right."""
+
+    name, kind, baseline = "Letters", "choice", 0.25
+
+    def __init__(self, count=40, seed=0, most=12, letters="ABCD"):
+        rng = random.Random(seed)
+        self.rows = [(words(rng, most), rng.choice(letters)) for _ in range(count)]
+        self.letters = list(letters)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        question, gold = self.rows[index]
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": gold}]
+        return {"messages": messages, "letters": self.letters}
+
+
+class Echo(Task):
+    """The right answer to a question is the script that it is given; `graded` notes what was judged."""
+
+    name, kind, baseline, max_tokens = "Echo", "generate", 0.0, 40
+
+    def __init__(self, questions, wanted="yes"):
+        self.questions, self.wanted, self.graded = questions, wanted, []
+
+    def __len__(self):
+        return len(self.questions)
+
+    def __getitem__(self, index):
+        parts = [{"type": "text", "text": "so "}, {"type": "python", "text": "1+1"}]
+        parts += [{"type": "python_output", "text": "2"}, {"type": "text", "text": self.wanted}]
+        question = {"role": "user", "content": self.questions[index]}
+        return {"messages": [question, {"role": "assistant", "content": parts}]}
+
+    def grade(self, conversation, answer):
+        self.graded.append(answer)
+        return answer == self.wanted
+
+
+class Rigged:
+    """Stands for a model without a cache: logits of each position by a function of the tokens up to it."""
+
+    def __init__(self, knows, context=256, vocab_size=265):
+        self.knows = knows
+        self.config = GPTConfig.from_depth(1, head_dim=16, vocab_size=vocab_size, sequence_len=context)
+        self.compute_dtype = torch.float32
+        self.lm_head = torch.nn.Linear(1, 1)
+
+    def __call__(self, ids, targets=None, *, cache=None, last=False, at=None, reduction="mean"):
+        assert cache is None and ids.size(1) <= self.config.sequence_len
+        width = ids.size(1)
+        places = range(ids.numel()) if at is None else at.tolist()
+        logits = torch.stack([self.knows(ids[p // width, : p % width + 1].tolist()) for p in places])
+        if targets is None:
+            return logits if at is not None else logits.view(*ids.shape, -1)
+        return torch.nn.functional.cross_entropy(logits, targets, reduction=reduction)
