@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip
-TORCHLESS = ("tokenizer", "data", "tools", "report", "errors", "settings", "cli")
+TORCHLESS = ("tokenizer", "data", "tasks", "tools", "report", "errors", "settings", "cli")
 EAGER_ENTRY_POINTS = {"cli", "speedrun", "__main__"}
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import queue
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def fetch(name: str | None = None, *, shards: int | None = None, cache_dir: str 
     download(store, [*val, *train])
     digests = {folder / file: store.manifest[file]["sha256"] for file in [*train, *val]}
     return FolderSource(f"hub:{repository}", [folder / f for f in train], [folder / f for f in val], digests)
+
+
+def fetch_files(repository: str, prefixes: Sequence[str], *, cache_dir: str | Path | None = None) -> list[Path]:
+    """The parquet files of a repository that begin with the first of `prefixes` that any begins with, in order of name;
+    downloads what is missing. Raises DataError as `fetch` does, or where there are no such files."""
+    folder = cache_folder(cache_dir) / "hub" / repository.replace("/", "--")
+    store = Store(repository, folder)
+    every = store.parquet_files()
+    for prefix in prefixes:
+        files = [file for file in every if file.startswith(prefix)]
+        if files:
+            download(store, files)
+            return [folder / file for file in files]
+    raise DataError(f"hub:{repository}: no parquet files {prefixes[0]}*; the repository has changed, or {REMEDY}")
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -102,8 +117,8 @@ class Store:
             temporary.write_text(json.dumps(self.manifest, indent=1, sort_keys=True))
             temporary.replace(self.folder / "manifest.json")
 
-    def listing(self) -> tuple[list[str], list[str]]:
-        """(train, val) parquet files of a repository that is not numbered; asked once, then kept in the manifest."""
+    def parquet_files(self) -> list[str]:
+        """The names of a repository's parquet files, sorted; asked once, then kept in the manifest."""
         if "files" not in self.manifest:
             from huggingface_hub import HfApi
 
@@ -111,7 +126,11 @@ class Store:
             files = answer(self, lambda: api.list_repo_files(self.repository, repo_type="dataset"))
             self.folder.mkdir(parents=True, exist_ok=True)
             self.record("files", sorted(file for file in files if file.endswith(".parquet")))
-        paths = [Path(file) for file in self.manifest["files"]]
+        return self.manifest["files"]
+
+    def listing(self) -> tuple[list[str], list[str]]:
+        """(train, val) parquet files of a repository that is not numbered."""
+        paths = [Path(file) for file in self.parquet_files()]
         if len(paths) < 2:
             raise DataError(f"hub:{self.repository}: {len(paths)} parquet files, at least 2 are needed; {REMEDY}")
         train, val = split_by_name(paths)
