@@ -52,3 +52,15 @@ class EventReader:
         if self._kind == "text":
             return [Event("text", text)] if text else []
         return [Event(self._kind, text, forced and self._kind == "tool_output")]
+
+
+def answer_events(tokenizer, ids: list[int], forced: list[bool]) -> list[Event]:
+    """The events of a whole answer, as an engine.Generated has it, without its end."""
+    reader = EventReader(tokenizer)
+    events = [event for pair in zip(ids, forced, strict=True) for event in reader.read(_Token(*pair))]
+    return [*events, *reader.close("")[:-1]]
+
+
+class _Token(NamedTuple):
+    id: int
+    forced: bool

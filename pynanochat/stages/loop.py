@@ -163,7 +163,8 @@ class TrainingLoop:
         norm = self.optimizer.clip_gradients(self.gradient_clip)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
         if finite:
-            self.optimizer.step()
+            if norm > 0:  # where nothing is to be learnt, momentum and weight decay must not move the weights either
+                self.optimizer.step()
             self.bad_steps = 0
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

@@ -2,7 +2,7 @@
 
     questions = Questions(tasks, tokenizer, seed=0, longest_prompt=256)
     asked = [questions[n] for n in range(16)]                     the n-th question of an endless, fixed order
-    groups = roll_out(asked, generate, tokenizer, samples=16, seed=0, max_tokens=256)
+    groups = roll_out(asked, generate, tokenizer, Sampling(samples=16), seed=0)
     batches = micro_batches(groups, rows=32, count=8, pad=0)      rows whose group gives a signal, padded alike
 
 `generate(prompts, *, samples, max_tokens, temperature, top_k, seed) -> list[list[Generated]]` is handed in: it is the
@@ -21,8 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pynanochat.engine.batch import Token
-from pynanochat.engine.events import EventReader
+from pynanochat.engine.events import answer_events
 from pynanochat.errors import DataError
 from pynanochat.tokenizer.chat import render_for_completion
 
@@ -108,28 +107,27 @@ class Group:
         return any(answer.advantage for answer in self.answers)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn."""
+
+    samples: int = 16
+    """Answers to each question."""
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 50
+
+
 def roll_out(
-    questions: list[Question],
-    generate,
-    tokenizer,
-    *,
-    samples: int,
-    seed: int,
-    max_tokens: int = 256,
-    temperature: float = 1.0,
-    top_k: int = 50,
-    divide_by_std: bool = False,
+    questions: list[Question], generate, tokenizer, sampling: Sampling, *, seed: int, divide_by_std: bool = False
 ) -> list[Group]:
-    """Exactly `samples` answers to each question, with their rewards and advantages.
+    """Exactly sampling.samples answers to each question, with their rewards and advantages.
 
     The random numbers of a question are those of (seed, its number): they do not depend on what else is asked with it.
     """
     answers = generate(
         [question.prompt for question in questions],
-        samples=samples,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
+        **vars(sampling),
         seed=[seed_of(seed, question.number) for question in questions],
     )
     groups = []
@@ -172,13 +170,7 @@ def _paid(question: Question, generated, tokenizer) -> Answer:
 
 def said(tokenizer, generated) -> str:
     """The text of an answer as tasks judge it: without tool calls and their outputs."""
-    reader = EventReader(tokenizer)
-    events = [
-        event
-        for id, forced in zip(generated.ids, generated.forced, strict=True)
-        for event in reader.read(Token(0, id, forced))
-    ]
-    events += reader.close(generated.finish)
+    events = answer_events(tokenizer, generated.ids, generated.forced)
     return "".join(event.text for event in events if event.kind == "text")
 
 
@@ -205,14 +197,10 @@ class MicroBatch:
     ids: torch.Tensor
     targets: torch.Tensor
     advantages: torch.Tensor  # (B,)
+    tokens: int  # that go through the model, without padding
     scale: float = 0.0
     sampled: torch.Tensor | None = None  # (B, T) -log p of the targets when they were sampled
     reference: torch.Tensor | None = None  # (B, T) -log p of the targets under the starting policy
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that go through the model, padding too."""
-        return self.ids.numel()
 
     def to(self, device) -> "MicroBatch":
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
@@ -236,7 +224,8 @@ def _padded(answers: list[Answer], pad: int) -> MicroBatch:
         ids[i, : len(answer.inputs)] = torch.tensor(answer.inputs)
         targets[i, : len(answer.targets)] = torch.tensor(answer.targets)
     gains = [answer.advantage for answer in answers] or [0.0]
-    return MicroBatch(ids, targets, torch.tensor(gains, dtype=torch.float32))
+    tokens = sum(len(answer.inputs) for answer in answers)
+    return MicroBatch(ids, targets, torch.tensor(gains, dtype=torch.float32), tokens)
 
 
 def policy_loss(forward, batch: MicroBatch, *, clip: float = 0.0, kl: float = 0.0):

@@ -11,6 +11,7 @@ from pynanochat.engine.engine import Generated
 from pynanochat.errors import DataError
 from pynanochat.stages.rollouts import (
     Questions,
+    Sampling,
     advantages,
     micro_batches,
     policy_loss,
@@ -82,7 +83,7 @@ def scripted(*texts):
 def roll(tasks, *texts, count=2, **options):
     questions = questions_of(*tasks)
     asked = [questions[n] for n in range(count)]
-    return roll_out(asked, scripted(*texts), TOKENIZER, samples=len(texts), seed=0, **options)
+    return roll_out(asked, scripted(*texts), TOKENIZER, Sampling(len(texts)), seed=0, **options)
 
 
 # --- questions
@@ -141,15 +142,15 @@ def test_exact_counts_and_equal_answers_however_they_are_batched(rows):
         return engine.generate_batch(prompts, rows=rows, **settings)
 
     questions = questions_of(Asking())
-    settings = {"samples": 6, "seed": 3, "max_tokens": 8}
-    together = roll_out([questions[n] for n in range(4)], generate, TOKENIZER, **settings)
+    sampling = Sampling(samples=6, max_tokens=8)
+    together = roll_out([questions[n] for n in range(4)], generate, TOKENIZER, sampling, seed=3)
     assert [len(group.answers) for group in together] == [6] * 4
     for n, group in enumerate(together):
-        [alone] = roll_out([questions[n]], generate, TOKENIZER, **settings)
+        [alone] = roll_out([questions[n]], generate, TOKENIZER, sampling, seed=3)
         assert [a.inputs for a in alone.answers] == [a.inputs for a in group.answers]
         assert len({tuple(a.inputs) for a in group.answers}) > 1
     first = [[a.text for a in group.answers] for group in together]
-    other = roll_out([questions[n] for n in range(4)], generate, TOKENIZER, **settings | {"seed": 4})
+    other = roll_out([questions[n] for n in range(4)], generate, TOKENIZER, sampling, seed=4)
     assert [[a.text for a in group.answers] for group in other] != first
 
 
@@ -210,7 +211,8 @@ def sampled_batches(model, rows=3, count=4, **options):
     """Micro-batches of real samples with made-up advantages, so that all of them count."""
     questions = questions_of(Asking())
     generate = Engine(model, TOKENIZER).generate_batch
-    groups = roll_out([questions[n] for n in range(3)], generate, TOKENIZER, samples=4, seed=1, max_tokens=9, top_k=0)
+    asked = [questions[n] for n in range(3)]
+    groups = roll_out(asked, generate, TOKENIZER, Sampling(samples=4, max_tokens=9, top_k=0), seed=1)
     for i, one in enumerate(a for group in groups for a in group.answers):
         one.advantage = (i % 5 - 2) / 3
     batches = micro_batches(groups, rows=rows, count=count, pad=END)

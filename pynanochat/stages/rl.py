@@ -1,0 +1,192 @@
+"""Reinforcement learning: the chat model answers questions that can be checked, and learns from what its answers earn.
+
+Every step asks `examples_per_step` questions of the reward tasks, samples `samples` answers to each with the weights of
+the moment, and makes those likelier that earned more than the others to the same question (REINFORCE with the group's
+mean as baseline). Whether it helps is measured on held-out questions: the chance that one of k sampled answers is right
+(pass@k), beside the mean length, so that a longer answer is not taken for a better one.
+"""
+
+import copy
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+
+from pynanochat.engine import Engine
+from pynanochat.errors import UsageError
+from pynanochat.runtime import Ranks
+from pynanochat.stages.held_out import evaluation, held_out_questions, samples_of
+from pynanochat.stages.loop import LoopSettings, TrainingLoop
+from pynanochat.stages.rollout_streams import StepRollouts, Stream
+from pynanochat.stages.rollouts import Questions, Sampling, policy_loss
+
+NAME = "rl"
+MOST_ROWS = 64  # of a micro-batch
+
+
+@dataclass(frozen=True)
+class RLSettings(LoopSettings):
+    tasks: str = ""
+    """Reward tasks to learn from, by name with commas between; empty for all that the data offer."""
+    examples_per_step: int = 16
+    """Questions of one step, over all ranks."""
+    samples: int = 16
+    """Answers sampled to each question."""
+    max_new_tokens: int = 256
+    """Tokens of an answer at most."""
+    temperature: float = 1.0
+    """Temperature that answers are sampled at."""
+    top_k: int = 50
+    """Only the k most probable tokens are sampled; 0 for all."""
+    epochs: float = 1.0
+    """Times that the smallest reward task is gone through; the tasks take turns."""
+    steps: int = 0
+    """Optimizer steps; 0 for what epochs gives."""
+    lr_scale: float = 1.0
+    """Factor on every learning rate."""
+    divide_by_std: bool = False
+    """Divide advantages by the standard deviation of their group's rewards."""
+    kl: float = 0.0
+    """Weight of the divergence from the policy that the stage began with; 0 for none."""
+    clip: float = 0.0
+    """Hold the ratio of new to sampling probability within 1 ± this (PPO); 0 for no ratio at all."""
+    uses: int = 1
+    """Optimizer steps on each set of answers; with more than 1 the policy leaves them behind, so give --clip too."""
+    device_rows: int = 0
+    """Rows of one micro-batch; 0 for as many as memory allows, at most 64."""
+    engine_rows: int = 64
+    """Answers that are decoded at once."""
+    eval_every: int = 60
+    """Steps between evaluations on held-out questions; 0 for only at the end."""
+    eval_examples: int = 400
+    """Held-out questions of each task."""
+    pass_k: int = 8
+    """Answers sampled to each held-out question, for pass@1 to pass@k."""
+
+
+def check_settings(wanted: RLSettings) -> None:
+    """Raise UsageError for values that mean nothing."""
+    whole = ("steps", "device_rows", "top_k", "kl", "clip", "temperature", "eval_every", "sample_every", "save_every")
+    for name in whole:
+        if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) >= 0):
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be 0 or more")
+    some = ("examples_per_step", "max_new_tokens", "epochs", "lr_scale", "uses", "engine_rows", "eval_examples")
+    for name in (*some, "pass_k", "keep_checkpoints", "max_bad_steps"):
+        if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) > 0):
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be above 0")
+    if wanted.samples < 2:
+        raise UsageError(f"--samples {wanted.samples}: an answer is compared with others; use at least 2")
+    if wanted.clip >= 1:
+        raise UsageError(f"--clip {wanted.clip}: the ratio's bounds are 1 ± clip; use less than 1, such as 0.2")
+    if wanted.uses > 1 and not wanted.clip:
+        raise UsageError(f"--uses {wanted.uses}: answers that are used again need the ratio; add --clip 0.2")
+
+
+def generator(model, tokenizer, rows: int):
+    """`generate` for roll_out: the engine over `model` with the weights that it has at each call.
+
+    Where the model computes in half precision the engine runs on a half-precision copy, made anew at each call: the
+    products are the same, and decoding does not convert all weights for every token.
+    """
+    twin = model
+    if model.compute_dtype != torch.float32:
+        twin = copy.deepcopy(model).to(model.compute_dtype).requires_grad_(False)
+        twin.cos, twin.sin = model.cos, model.sin  # positions need all their digits
+    engine = Engine(twin, tokenizer)
+
+    def generate(prompts, **settings):
+        if twin is not model:
+            with torch.no_grad():
+                for mine, theirs in zip(twin.parameters(), model.parameters(), strict=True):
+                    mine.copy_(theirs)
+        return engine.generate_batch(prompts, rows=rows, **settings)
+
+    return generate
+
+
+def longest_prompt(context: int, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have: an answer keeps its room, or at least half of a small context."""
+    return max(context - max_new_tokens, context // 2)
+
+
+def training_loop(
+    model,
+    tokenizer,
+    tasks: list,
+    held_out: list,
+    wanted: RLSettings,
+    *,
+    optimizer,
+    schedule,
+    seed: int,
+    rows: int,
+    ranks: Ranks | None = None,
+    reference=None,
+    **loop,
+) -> TrainingLoop:
+    """The loop that teaches `model` by the rewards of `tasks` and evaluates it on the `held_out` ones.
+
+    rows: of a micro-batch, a divisor of a rank's answers. reference: the model as the stage began, for wanted.kl.
+    **loop: folder, identity and what else TrainingLoop takes. Raises UsageError for questions that cannot be dealt.
+    """
+    ranks, device = ranks or Ranks(), next(model.parameters()).device
+    most = longest_prompt(model.config.sequence_len, wanted.max_new_tokens)
+    generate = generator(model, tokenizer, wanted.engine_rows)
+    questions = Questions(tasks, tokenizer, seed=seed, longest_prompt=most)
+    drawn = Sampling(wanted.samples, wanted.max_new_tokens, wanted.temperature, wanted.top_k)
+    shared = StepRollouts(
+        questions,
+        generate,
+        tokenizer,
+        drawn,
+        seed=seed,
+        questions_per_step=wanted.examples_per_step,
+        rows=rows,
+        streams=wanted.examples_per_step * wanted.samples // rows,
+        device=device,
+        ranks=ranks,
+        divide_by_std=wanted.divide_by_std,
+        reference=reference if wanted.kl else None,
+    )
+    # Another seed than the training's: a question that stands in both must not draw the same numbers.
+    held_seed = seed + 1
+    asked = held_out_questions(held_out, tokenizer, each=wanted.eval_examples, longest_prompt=most, seed=held_seed)
+    tried = dataclasses.replace(drawn, samples=wanted.pass_k)
+    return TrainingLoop(
+        name=NAME,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        streams={i: Stream(shared, i, wanted.uses) for i in shared.mine},
+        stream_count=shared.stream_count,
+        loss=functools.partial(policy_loss, clip=wanted.clip, kl=wanted.kl),
+        total_steps=total_steps(wanted, questions.epoch),
+        options=wanted,
+        evaluate=evaluation(asked, generate, tokenizer, tried, seed=held_seed, device=device, ranks=ranks),
+        sample=samples_of(asked, generate, tokenizer, wanted.max_new_tokens),
+        ranks=ranks,
+        **loop,
+    )
+
+
+def total_steps(wanted: RLSettings, epoch: int) -> int:
+    """Optimizer steps of the stage, for an epoch of so many questions."""
+    return wanted.steps or max(1, round(wanted.epochs * epoch / wanted.examples_per_step)) * wanted.uses
+
+
+def micro_batch_rows(wanted: RLSettings, most: int, world_size: int) -> int:
+    """Rows of a micro-batch: device_rows, or the largest divisor of a rank's answers that is at most `most`."""
+    if wanted.examples_per_step % world_size:
+        raise UsageError(
+            f"--examples-per-step {wanted.examples_per_step}: questions are dealt to {world_size} ranks; use a "
+            f"multiple of {world_size}"
+        )
+    answers = wanted.examples_per_step // world_size * wanted.samples
+    if wanted.device_rows and answers % wanted.device_rows:
+        raise UsageError(
+            f"--device-rows {wanted.device_rows}: a step's {answers} answers of each rank do not divide into "
+            f"micro-batches of {wanted.device_rows}; use a divisor of {answers}"
+        )
+    return wanted.device_rows or max(d for d in range(1, max(1, most) + 1) if answers % d == 0)
