@@ -12,9 +12,10 @@ __all__ = ["NAMES", "Task", "TaskData", "available", "open_task"]
 
 ARC_NAMES = ("ARC-Easy", "ARC-Challenge")
 SPELLING_NAMES = ("SpellingBee", "SimpleSpelling")
-TOY_NAMES = ("ToyWorld-Choice", "ToyWorld-Facts", "ToyWorld-Math", "ToyWorld-Arithmetic", "ToyWorld-Chat")
+TOY_NAMES = ("ToyWorld-Choice", "ToyWorld-Facts", "ToyWorld-Math", "ToyWorld-Arithmetic")
+TOY_TRAINING_NAMES = ("ToyWorld-Sorting", "ToyWorld-Chat")
 CHAT_NAMES = ("SmolTalk", "Identity", "Conversations")
-NAMES = (*ARC_NAMES, "MMLU", "GSM8K", "HumanEval", *SPELLING_NAMES, *TOY_NAMES, *CHAT_NAMES)
+NAMES = (*ARC_NAMES, "MMLU", "GSM8K", "HumanEval", *SPELLING_NAMES, *TOY_NAMES, *TOY_TRAINING_NAMES, *CHAT_NAMES)
 SPLITS = ("train", "val", "test")
 
 
@@ -33,7 +34,7 @@ def open_task(name: str, split: str, where: TaskData) -> Task:
         from pynanochat.tasks.spellingbee import open_spelling
 
         return open_spelling(name, split, where)
-    if name in TOY_NAMES:
+    if name in TOY_NAMES or name in TOY_TRAINING_NAMES:
         from pynanochat.tasks.toyworld import open_toyworld
 
         return open_toyworld(name, split, where)
@@ -61,7 +62,7 @@ def _openers() -> dict:
 def available(where: TaskData) -> list[str]:
     """The names of the tasks whose test part is there, in the order of NAMES. It opens nothing."""
     if where.data == "toyworld":
-        return [*SPELLING_NAMES, *(name for name in TOY_NAMES if name != "ToyWorld-Chat")]
+        return [*SPELLING_NAMES, *TOY_NAMES]
     if where.folder is None:
         return [*ARC_NAMES, "MMLU", "GSM8K", "HumanEval", *SPELLING_NAMES]
     from pynanochat.tasks.arc import has_arc

@@ -12,7 +12,7 @@ from pynanochat.tasks.rows import RowsTask, field, find_file, find_rows
 
 NAMES = ["HumanEval", "humaneval"]
 SECONDS = 5.0  # for a problem's tests; the slowest canonical solution takes well under one
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 class HumanEval(RowsTask):

@@ -114,7 +114,7 @@ def generated(name: str, paragraph: str, count: int = COUNT, seed: int = 0) -> l
             f"identity {name[:20]!r} with {len(paragraph)} characters: a name has 1 to {LONGEST_NAME} characters and a "
             f"paragraph 1 to {LONGEST_PARAGRAPH}; mend the file of --identity"
         )
-    draw, seen, made = Draw(seed * 2 + 1), set(), []
+    draw, seen, made = Draw(seed & (1 << 64) - 1), set(), []
     while len(made) < min(count, MOST):
         messages = one(draw, name, sentences(paragraph))
         text = "\n".join(messages)

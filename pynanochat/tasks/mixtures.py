@@ -5,14 +5,14 @@
     validation("sft", where); reward_tasks(where)
 
 On the Hub the sets and sizes are those of the published recipe; a folder gives what it has, in like proportions; the
-toy world names its own (toyworld.py). Whatever is drawn, a conversation that asks what a test asks is left out.
+toy world has its own tasks. Whatever is drawn, a conversation that asks what a test asks is left out.
 """
 
 from collections.abc import Sequence
 
 from pynanochat.data.mixture import Mixture, take
 from pynanochat.errors import DataError
-from pynanochat.tasks import ARC_NAMES, Task, TaskData, available, open_task
+from pynanochat.tasks import ARC_NAMES, SPELLING_NAMES, Task, TaskData, available, open_task
 from pynanochat.tasks.conversations import chat_paths
 from pynanochat.tasks.hygiene import Questions, without
 from pynanochat.tasks.rows import find_file
@@ -22,6 +22,12 @@ SFT_SMOLTALK, SFT_SPELLING = 10_000, 300
 VALIDATION_MMLU = 5200
 SIMPLE_SHARE, BEE_SHARE = 200 / 460, 80 / 460  # spelling beside general conversations, as on the Hub
 FEWEST_SPELLING = 1000
+TOY_MIDTRAIN = {  # conversations of each kind in an epoch
+    "ToyWorld-Facts": 6000, "ToyWorld-Choice": 6000, "ToyWorld-Sorting": 4000, "ToyWorld-Math": 6000,
+    "ToyWorld-Arithmetic": 4000, "ToyWorld-Chat": 1000,
+}  # fmt: skip
+TOY_SPELLING = {"SimpleSpelling": 3000, "SpellingBee": 5000}
+TOY_SFT_SHARE = 4  # SFT sees a quarter of what midtraining sees
 
 Parts = list[tuple[Sequence[dict], int]]
 
@@ -35,10 +41,8 @@ def validation(stage: str, where: TaskData, merged: bool = False) -> Mixture:
     """The conversations whose loss is watched. None of them is trained on."""
     check(stage)
     if where.data == "toyworld":
-        from pynanochat.tasks import toyworld
-
-        return Mixture(toyworld.validation(stage, where), where.seed)
-    if where.folder is None:
+        parts = [open_task(name, "val", where) for name in (*TOY_MIDTRAIN, *SPELLING_NAMES, "Identity")]
+    elif where.folder is None:
         mmlu = take(open_task("MMLU", "test", where), VALIDATION_MMLU, where.seed)
         parts = [open_task("SmolTalk", "val", where), mmlu, open_task("GSM8K", "val", where)]
     else:
@@ -55,9 +59,7 @@ def validation(stage: str, where: TaskData, merged: bool = False) -> Mixture:
 def reward_tasks(where: TaskData) -> list[Task]:
     """The training tasks whose answers reinforcement learning pays for."""
     if where.data == "toyworld":
-        from pynanochat.tasks import toyworld
-
-        return toyworld.reward_tasks(where)
+        return [open_task(name, "train", where) for name in ("ToyWorld-Math", "ToyWorld-Arithmetic", "SpellingBee")]
     if where.folder is None or find_file(where.folder / "tasks", ["gsm8k_train"]):
         return [open_task("GSM8K", "train", where)]
     return [open_task("SpellingBee", "train", where)]
@@ -85,13 +87,18 @@ def training_parts(stage: str, where: TaskData, merged: bool) -> Parts:
     """(task, copies) before test questions are left out."""
     check(stage)
     if where.data == "toyworld":
-        from pynanochat.tasks import toyworld
-
-        return toyworld.training(stage, where, merged)
+        return toy_parts(stage, where, merged)
     parts = hub_parts(stage, where, merged) if where.folder is None else folder_parts(stage, where, merged)
     if not parts:
         raise DataError(f"--data {where.data}: nothing to train on for {stage}; put conversations into FOLDER/sft")
     return parts
+
+
+def toy_parts(stage: str, where: TaskData, merged: bool) -> Parts:
+    less = TOY_SFT_SHARE if stage == "sft" and not merged else 1
+    sizes = TOY_MIDTRAIN | TOY_SPELLING
+    parts = [(take(open_task(name, "train", where), n // less, where.seed), 1) for name, n in sizes.items()]
+    return [*parts, (open_task("Identity", "train", where), 1)]
 
 
 def hub_parts(stage: str, where: TaskData, merged: bool) -> Parts:

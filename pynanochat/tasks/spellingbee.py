@@ -11,6 +11,7 @@ the test is about counting), another tenth only in the SimpleSpelling test; noth
 
 import hashlib
 import json
+from zlib import crc32
 
 from pynanochat.data.toyworld import Draw
 from pynanochat.tasks.base import Task, TaskData
@@ -96,11 +97,11 @@ class Letters(Task):
     def draw(self, index: int) -> Draw:
         if not 0 <= index < self.size:
             raise IndexError(f"item {index} of {self.size}")
-        return Draw((abs(self.seed) * 4 + NUMBERS[self.split]) * 1_000_003 + index)
+        return Draw(((self.seed & (1 << 64) - 1) << 34) | (NUMBERS[self.split] << 32) | index)
 
     def word(self, draw: Draw, index: int) -> str:
         """In training any; in a test each in turn."""
-        return draw.pick(self.words) if self.split == "train" else self.words[index * 7919 % len(self.words)]
+        return draw.pick(self.words) if self.split == "train" else self.words[index % len(self.words)]
 
     def hash(self) -> str:
         """A SHA-256 (hex) of what determines the items."""
@@ -110,20 +111,29 @@ class Letters(Task):
 
 
 class SpellingBee(Letters):
-    """How often a letter stands in a word."""
+    """How often a letter stands in a word: one of its letters, or now and then any."""
 
     name = "SpellingBee"
 
     def __getitem__(self, index: int) -> dict:
         draw = self.draw(index)
         word = self.word(draw, index)
-        letter = draw.pick(word if draw.chance(0.85) else ALPHABET)
+        letter = self.letter(draw, word, index)
         asked = draw.pick(COUNTING)
         asked = asked.format(letter=draw.pick(QUOTES).format(letter), word=draw.pick(QUOTES).format(word))
         return {
             "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": counted(word, letter)}],
             "key": f"count {letter} in {word}",
         }
+
+    def letter(self, draw: Draw, word: str, index: int) -> str:
+        """Any in training; in a test another one each time that the word comes round."""
+        if self.split == "train":
+            return draw.pick(word if draw.chance(0.85) else ALPHABET)
+        turn = Draw(crc32(f"{self.seed} {self.split} {word}".encode()))
+        letters = turn.some(sorted(set(word)), len(word))
+        letters.insert(turn.below(4), turn.pick([letter for letter in ALPHABET if letter not in letters]))
+        return letters[index // len(self.words) % len(letters)]
 
     def grade(self, conversation: dict, answer: str) -> bool:
         """Whether the number after `####` is right."""

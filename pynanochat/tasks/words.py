@@ -43,10 +43,9 @@ def word_list(where: TaskData) -> tuple[str, ...]:
 def texts(where: TaskData):
     """The pretraining documents, from the first on."""
     if where.data == "toyworld":
-        from pynanochat.data.toyworld import ToyWorld
-
-        world = where.world or ToyWorld(where.seed)
-        return (text for _, text in islice(world.documents("train"), TOY_DOCUMENTS))
+        if where.world is None:
+            raise ValueError("the toy world's words need TaskData(world=...)")
+        return (text for _, text in islice(where.world.documents("train"), TOY_DOCUMENTS))
     from pynanochat.data.sources import open_source
 
     return open_source(where.data, cache_dir=where.cache_dir or None, shards=1).texts("train")
