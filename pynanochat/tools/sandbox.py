@@ -16,6 +16,7 @@ its tests' process and verdict included. What honest programs cannot do: return 
 an argument in place for the tests to see.
 """
 
+import functools
 import os
 import secrets
 import sys
@@ -23,13 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pynanochat.errors import BackendError
-from pynanochat.tools import sandbox_processes
+from pynanochat.tools import sandbox_helper, sandbox_processes
+from pynanochat.tools.sandbox_processes import LOWEST, Limits, Ran
 
 LONGEST_PROGRAM = 4 << 20  # bytes, of the tests too
 MOST_OUTPUT = 1 << 20  # bytes that a program may write before it is stopped
 KEPT_OUTPUT = 1 << 16
 MOST_PROCESSES = 8
 LARGEST_FILE = 16 << 20  # bytes
+ENDED = "the program ended before the tests did"
 
 
 @dataclass(frozen=True)
@@ -57,37 +60,40 @@ def passes(program: str, tests: str = "", *, timeout: float = 5.0, memory_mb: in
             return Outcome(False, f"the {name} is longer than {LONGEST_PROGRAM} bytes", "", active_tier())
     if not tests.strip():
         return Outcome(False, "nothing was checked: there are no tests", "", active_tier())
-    nonce = secrets.token_hex(16)
-    limits = sandbox_processes.Limits(timeout, memory_mb << 20, MOST_PROCESSES, LARGEST_FILE, MOST_OUTPUT)
-    ran = sandbox_processes.run(interpreter(), sources[0], nonce.encode() + b"\n" + sources[1], limits)
+    nonce, tier = secrets.token_hex(16), active_tier()
+    limits = Limits(timeout, memory_mb << 20, MOST_PROCESSES, LARGEST_FILE, MOST_OUTPUT)
+    run = sandbox_processes.run if tier == LOWEST else sandbox_helper.run
+    ran = run(tier, interpreter(), sources[0], nonce.encode() + b"\n" + sources[1], limits)
     passed, reason = _judged(ran, nonce)
-    output = ran.output[:KEPT_OUTPUT].decode("utf-8", "replace")
-    return Outcome(passed, reason, output, active_tier())
+    return Outcome(passed, reason, ran.output[:KEPT_OUTPUT].decode("utf-8", "replace"), tier)
 
 
+@functools.cache
 def active_tier() -> str:
-    """The isolation that programs run under here, the strongest part first."""
-    return "rlimits only"
+    """The isolation that programs run under here: "namespaces+landlock+seccomp", or what of it this kernel lets an
+    ordinary process have, or "rlimits only". Tried out once."""
+    return sandbox_helper.probe(interpreter())
 
 
 def isolated() -> bool:
-    """Whether programs are cut off from the network and from the user's files, by the kernel."""
-    return active_tier() != "rlimits only"
+    """Whether the kernel cuts programs off from the network and from the user's files."""
+    parts = active_tier().split("+")
+    return "namespaces" in parts or {"landlock", "seccomp"} <= set(parts)
 
 
 def interpreter() -> list[str]:
     """The command line of a bare interpreter: no environment, no site-packages, nothing of the current folder."""
     python = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     if not Path(python).is_file():
-        raise BackendError(
-            f"{python}: the Python that the sandbox starts is not there; run pynanochat with another one"
-        )
+        raise BackendError(f"{python}: the sandbox's Python is not there; run pynanochat with another one")
     return [python, "-I", "-S", "-B", "-X", "utf8", "-c", Path(__file__).with_name("sandbox_guest.py").read_text()]
 
 
-def _judged(ran, nonce: str) -> tuple[bool, str]:
+def _judged(ran: Ran, nonce: str) -> tuple[bool, str]:
     """(passed, reason) from the judge's words, which begin with the nonce if they are the judge's."""
     words = ran.verdict.decode("utf-8", "replace")[8:].split(" ", 2)
-    if ran.stopped or len(words) != 3 or words[0] != nonce:
-        return False, ran.stopped or "the program ended before the tests did"
+    if ran.stopped:
+        return False, ran.stopped
+    if len(words) != 3 or words[0] != nonce or words[2] == ENDED:
+        return False, f"{ENDED} ({ran.ending})" if ran.ending else ENDED
     return (True, "passed") if words[1] == "passed" else (False, " ".join(words[2].split()) or "failed")

@@ -288,7 +288,7 @@ def receive(fd):
     """The next message as text, or None at the end, and where what comes is no message."""
     try:
         size = int(read_exactly(fd, 8), 16)
-        if size > LONGEST_MESSAGE:
+        if not 0 <= size <= LONGEST_MESSAGE:
             return None
         return read_exactly(fd, size).decode("utf-8", "surrogatepass")
     except (ValueError, EOFError):

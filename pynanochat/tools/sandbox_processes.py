@@ -1,4 +1,4 @@
-"""The sandbox's two interpreters where nothing but POSIX is to be had: `run(python, program, tests, limits) -> Ran`.
+"""The sandbox's two interpreters where nothing but POSIX is to be had: `run(tier, python, program, tests, limits)`.
 
 Resource limits, an empty environment, a temporary folder, sessions that are killed as a whole, and no more: the program
 can read what the user can read.
@@ -15,6 +15,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+LOWEST = "rlimits only"
 LONGEST_VERDICT = 1 << 12
 
 
@@ -35,14 +36,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ran:
-    """What two interpreters left: the judge's words, the program's output, and why they were stopped, if they were."""
+    """What two interpreters left: the judge's words, the program's output, why they were stopped, if they were, and
+    how the program ended ("exit 1", "signal 11"), if it is known."""
 
     verdict: bytes
     output: bytes
     stopped: str
+    ending: str = ""
 
 
-def run(python: list[str], program: bytes, tests: bytes, limits: Limits) -> Ran:
+def run(tier: str, python: list[str], program: bytes, tests: bytes, limits: Limits) -> Ran:
     """Run both to the verdict, the end of the program or of the time, and leave no process and no folder."""
     folder = tempfile.mkdtemp(prefix="pynanochat-")
     pipes = [os.pipe() for _ in range(6)]
