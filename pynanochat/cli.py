@@ -11,6 +11,8 @@ COMMANDS = {
     "tokenizer": ("pynanochat.tokenizer.commands:main", "train, eval or show a tokenizer"),
     "data": ("pynanochat.data.commands:main", "look at, make or download data"),
     "pretrain": ("pynanochat.stages.commands:pretrain_main", "train the base model of a run"),
+    "midtrain": ("pynanochat.stages.commands:midtrain_main", "train a run's base model on conversations"),
+    "sft": ("pynanochat.stages.commands:sft_main", "finetune a run's model on what the assistant says"),
     "chat": ("pynanochat.chat:main", "talk to a run's model in the terminal"),
     "report": ("pynanochat.report.commands:main", "write the report of a run"),
     "bench": ("pynanochat.bench_commands:main", "benchmarks; `bench gpu` checks and measures a GPU"),

@@ -40,22 +40,26 @@ def field_docs(cls) -> dict[str, str]:
     return docs
 
 
-def add_flags(parser: argparse.ArgumentParser, *classes) -> None:
-    """One flag for each field of each class; absent flags leave no attribute behind."""
+def add_flags(parser: argparse.ArgumentParser, *classes, flag_prefix: str = "", dest_prefix: str = "") -> None:
+    """One flag for each field of each class; absent flags leave no attribute behind.
+
+    The prefixes stand before the names of the flags ("sft_" makes --sft-steps) and of the attributes.
+    """
     for cls in classes:
         group = parser.add_argument_group(cls.__name__.removesuffix("Settings").lower() or "run")
         docs = field_docs(cls)
         for field in dataclasses.fields(cls):
-            _add_flag(group, field, docs[field.name])
+            flag = "--" + (flag_prefix + field.name).replace("_", "-")
+            _add_flag(group, flag, dest_prefix + field.name, field, docs[field.name])
 
 
-def _add_flag(group, field, doc):
-    flag = "--" + field.name.replace("_", "-")
+def _add_flag(group, flag, dest, field, doc):
     text = f"{doc} (default: {field.default})".replace("%", "%%")
+    how = {"dest": dest, "default": argparse.SUPPRESS, "help": text}
     if field.type is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
     else:
-        group.add_argument(flag, type=field.type, default=argparse.SUPPRESS, metavar="X", help=text)
+        group.add_argument(flag, type=field.type, metavar="X", **how)
 
 
 def preset_names() -> list[str]:

@@ -39,6 +39,11 @@ class DocumentBuffer:
         self._tokens[-self._arrivals] = tokens
         self._arrivals += 1
 
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest document."""
+        return self._keys[0][0]
+
     def take(self, room: int) -> np.ndarray:
         """Remove the longest document of at most `room` tokens, or else the shortest of all, which is longer."""
         place = bisect_right(self._keys, (room, 1)) - 1

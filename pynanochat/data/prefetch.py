@@ -19,7 +19,7 @@ class Prefetch:
         self.loader, self.ahead = loader, ahead
         self._pool = ThreadPoolExecutor(1, "prefetch")
         self._coming: deque[Future] = deque()
-        self._state = loader.state_dict()
+        self._state, self._metrics = loader.state_dict(), _metrics(loader)
 
     def __iter__(self) -> Iterator:
         return self
@@ -28,11 +28,15 @@ class Prefetch:
         """The next batch; what the loader raises is raised here, in its turn."""
         while len(self._coming) <= self.ahead:
             self._coming.append(self._pool.submit(self._make))
-        batch, self._state = self._coming.popleft().result()
+        batch, self._state, self._metrics = self._coming.popleft().result()
         return batch
 
     def _make(self) -> tuple:
-        return next(self.loader), self.loader.state_dict()
+        return next(self.loader), self.loader.state_dict(), _metrics(self.loader)
+
+    def metrics(self) -> dict[str, float]:
+        """The loader's metrics after the batch that was given last; none where it has none."""
+        return self._metrics
 
     def state_dict(self) -> dict:
         """The loader's state after the batch that was given last."""
@@ -43,8 +47,12 @@ class Prefetch:
         while self._coming:
             self._coming.popleft().exception()  # wait: the loader must be at rest
         self.loader.load_state_dict(state)
-        self._state = self.loader.state_dict()
+        self._state, self._metrics = self.loader.state_dict(), _metrics(self.loader)
 
     def close(self) -> None:
         """Stop the thread. Batches made ahead are lost."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _metrics(loader) -> dict[str, float]:
+    return loader.metrics() if hasattr(loader, "metrics") else {}

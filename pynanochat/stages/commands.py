@@ -1,15 +1,25 @@
-"""From a command line to a Run: presets, flags, the settings that a run already has, and `pynanochat pretrain`."""
+"""From a command line to a Run: presets, flags, the settings that a run already has; and the commands of one stage.
+
+In a command of one stage its flags have their plain names (`pynanochat sft --steps 9`). The main job takes those of
+every stage: plain ones mean the run, the tokenizer and pretraining, the others bear their stage's name (`--sft-steps`).
+"""
 
 import argparse
 import json
 
-import pynanochat.stages.pretrain as pretrain
-import pynanochat.stages.tokenizer as tokenizer
 from pynanochat import runtime, settings
 from pynanochat.errors import CheckpointError
+from pynanochat.stages import finetune, midtrain, pretrain, sft, tokenizer
 from pynanochat.stages.run import Run, RunSettings, run_folder
 
-SETTINGS = {"run": RunSettings, "tokenizer": tokenizer.TokenizerSettings, "pretrain": pretrain.PretrainSettings}
+SETTINGS = {
+    "run": RunSettings,
+    "tokenizer": tokenizer.TokenizerSettings,
+    "pretrain": pretrain.PretrainSettings,
+    "midtrain": midtrain.MidtrainSettings,
+    "sft": sft.SftSettings,
+}
+PLAIN = ("run", "tokenizer", "pretrain")  # whose flags never bear a stage's name
 
 
 def parser(prog: str, description: str, tables=tuple(SETTINGS)) -> argparse.ArgumentParser:
@@ -20,8 +30,16 @@ def parser(prog: str, description: str, tables=tuple(SETTINGS)) -> argparse.Argu
     result.add_argument("--resume", dest="fresh", action="store_false", help="go on where the run is (the default)")
     result.add_argument("--dry-run", action="store_true", help="print the plan and its cost; allocate nothing")
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    settings.add_flags(result, *(SETTINGS[name] for name in tables))
+    for name in tables:
+        prefix = dest_prefix(name)
+        alone = set(tables) - {"run"} == {name}
+        settings.add_flags(result, SETTINGS[name], flag_prefix="" if alone else prefix, dest_prefix=prefix)
     return result
+
+
+def dest_prefix(table: str) -> str:
+    """What stands before a table's settings among parsed flags."""
+    return "" if table in PLAIN else f"{table}_"
 
 
 def default_preset() -> str:
@@ -47,7 +65,8 @@ def open_run(flags: dict, *, recorded: bool) -> Run:
         folder = folder or run_folder(preset)
     tables = {}
     for name, cls in SETTINGS.items():
-        given = {k: v for k, v in flags.items() if k in cls.__dataclass_fields__}
+        prefix = dest_prefix(name)
+        given = {k: flags[prefix + k] for k in cls.__dataclass_fields__ if prefix + k in flags}
         tables[name] = settings.build(cls, before.get(name, {}), given)
     return Run(folder, tables)
 
@@ -72,14 +91,39 @@ def pretrain_main(argv: list[str]) -> None:
         print(pretrain_plan(run, 1))
         return
     pretrain.check_plan(run, len(run.tokenizer()), run.ranks.world_size, begun=not flags.fresh)
+    carry_out_alone(run, pretrain, flags.fresh)
+
+
+def carry_out_alone(run: Run, stage, fresh: bool) -> None:
+    """One stage of a run, begun anew where `fresh`."""
     with run.alone():
-        if flags.fresh:
-            run.forget("pretrain")
+        if fresh:
+            run.forget(stage.NAME)
             runtime.init_distributed(run.ranks, runtime.pick_device(run.settings.device, run.ranks))
             runtime.barrier(run.ranks)  # no rank may find what the first is about to remove
-        run.check(pretrain)
+        run.check(stage)
         run.save_settings()
-        run.carry_out(pretrain)
+        run.carry_out(stage)
+
+
+def midtrain_main(argv: list[str]) -> None:
+    """`pynanochat midtrain`: this stage alone, on a run whose base model is trained."""
+    finetune_main(midtrain, argv)
+
+
+def sft_main(argv: list[str]) -> None:
+    """`pynanochat sft`: this stage alone, on a run that is midtrained (or --merged)."""
+    finetune_main(sft, argv)
+
+
+def finetune_main(stage, argv: list[str]) -> None:
+    flags = parser(f"pynanochat {stage.NAME}", stage.__doc__, ("run", stage.NAME)).parse_args(argv)
+    run = open_run(vars(flags), recorded=True)
+    if flags.dry_run:
+        print(finetune.describe_plan(run, stage.NAME))
+        return
+    finetune.begin(run, stage.NAME)  # before anything is changed
+    carry_out_alone(run, stage, flags.fresh)
 
 
 def pretrain_plan(run: Run, processes: int) -> str:

@@ -251,6 +251,8 @@ class TrainingLoop:
         if not self.ranks.first:
             return
         samples = self.sample(self.model)
+        if not samples:
+            return
         for sample in samples:
             self.display.say(f"  {sample['prompt']!r} -> {sample['text']!r}")
         self._append({"step": self.step, "samples": samples})

@@ -3,7 +3,7 @@
     RUN/settings.json            the resolved settings of every stage
     RUN/environment.json         the machine and the versions
     RUN/tokenizer/               tokenizer.json ... and done.json
-    RUN/pretrain/                metrics.jsonl, checkpoints/, summary.json, done.json
+    RUN/pretrain/                metrics.jsonl, checkpoints/, summary.json, done.json; so midtrain/, sft/, rl/
 
 A stage is a module with NAME, `identity(run)` (a flat dict of all that decides its result) and `train(run)` (does the
 work and returns a summary). A stage whose done.json holds the same identity is not done again; with another identity
@@ -44,6 +44,10 @@ class RunSettings:
     """Training shards to fetch from the Hub; 0 for as many as the training needs."""
     price_per_hour: float = 0.0
     """What the machine costs an hour, in dollars, for the report; 0 where it costs nothing."""
+    merged: bool = False
+    """No midtraining: SFT begins from the base model, on the merged mixture (the 2026 form)."""
+    identity: str = ""
+    """A JSONL file of conversations in which the model says who it is; empty for generated ones."""
 
     OPERATIONAL = frozenset({"run", "device", "price_per_hour"})
 
@@ -55,6 +59,7 @@ class Run:
         self.folder, self.tables, self.ranks = folder, tables, ranks or Ranks.from_environment()
         self.settings: RunSettings = tables["run"]
         self._source = self._tokenizer = None
+        self._mixtures: dict[tuple[str, str], object] = {}
         self._check_folder()
 
     def _check_folder(self) -> None:
@@ -122,6 +127,23 @@ class Run:
                 raise CheckpointError(f"{self.folder} has no tokenizer yet; `{command}` trains one first")
             self._tokenizer = Tokenizer.load(folder)
         return self._tokenizer
+
+    def task_data(self):
+        """Where the run's tasks find their rows: a tasks.TaskData."""
+        from pynanochat.tasks import TaskData
+
+        s = self.settings
+        world = self.source().world if s.data == "toyworld" else None
+        return TaskData(s.data, seed=s.seed, world=world, identity=s.identity)
+
+    def mixture(self, stage: str, split: str = "train"):
+        """The conversations that a stage trains on ("train") or is validated on ("val"), opened once."""
+        if (stage, split) not in self._mixtures:
+            from pynanochat.tasks import mixtures
+
+            of = mixtures.training if split == "train" else mixtures.validation
+            self._mixtures[stage, split] = of(stage, self.task_data(), self.settings.merged)
+        return self._mixtures[stage, split]
 
     def save_settings(self) -> None:
         """Write settings.json (first rank)."""

@@ -1,0 +1,399 @@
+"""What the stages after pretraining share: the weights they begin from, rows and steps, validation, samples.
+
+    work = Finetuning(run, "sft")             # the model with the weights of the stage before, tokenizer, plan
+    return work.train(make_loader, loss)      # the training loop over the stage's mixture
+
+Each stage begins from the final checkpoint of the stage before it: rl from sft, sft from midtrain, midtrain from
+pretrain; with `[run] merged` there is no midtraining and sft begins from pretrain. Learning rates are those of
+pretraining, times the stage's schedule and its lr_scale.
+"""
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from pynanochat import checkpoint, runtime, settings
+from pynanochat.data.conversations import PaddedConversations, batches_in
+from pynanochat.data.prefetch import Prefetch
+from pynanochat.errors import CheckpointError, UsageError
+from pynanochat.model import GPT, GPTConfig
+from pynanochat.model.scaling import horizon, measure
+from pynanochat.optim import RECIPES, SCHEDULES, build_optimizer
+from pynanochat.stages import pretrain
+from pynanochat.stages.loop import LoopSettings, TrainingLoop
+from pynanochat.tokenizer import render_for_completion
+
+SAMPLES = 3
+SAMPLE_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(LoopSettings):
+    epochs: int = 1
+    """Passes over the stage's conversations."""
+    steps: int = 0
+    """Optimizer steps; 0 for what the epochs take."""
+    batch_tokens: int = 0
+    """Tokens of one optimizer step over all ranks; 0 for pretraining's."""
+    device_rows: int = 0
+    """Rows of one micro-batch; 0 for pretraining's, or fewer where memory or the batch asks for it."""
+    lr_scale: float = 1.0
+    """Factor on pretraining's learning rates, beside that of the schedule."""
+    weight_decay: float = 0.0
+    """Muon's weight decay; pretraining's has fallen to 0 by its end."""
+    warm_optimizer: bool = True
+    """Begin with the optimizer state of the stage before."""
+    eval_tokens: int = 262_144
+    """Validation tokens of each evaluation."""
+    buffer_conversations: int = 1000
+    """Rendered conversations that packing chooses from."""
+    chat_eval_every: int = 0
+    """Steps between evaluations of the chat tasks; 0 for never."""
+    chat_eval_examples: int = 100
+    """Questions of each task in such an evaluation; 0 for all."""
+    chat_eval_tasks: str = ""
+    """Names of those tasks, with commas between them; empty for all that can be had."""
+    compile: bool = False
+    """Compile the training step with torch.compile."""
+
+    OPERATIONAL = LoopSettings.OPERATIONAL | {"compile", "chat_eval_every", "chat_eval_examples", "chat_eval_tasks"}
+
+
+def earlier(run, stage: str) -> str:
+    """The stage that `stage` of this run begins from. Raises UsageError for midtraining in a merged run."""
+    chain = [s for s in checkpoint.STAGES if s != "midtrain" or not run.settings.merged]
+    if stage not in chain:
+        raise UsageError(f"--merged: {stage} is part of sft in this run; train sft, or give --no-merged")
+    return chain[chain.index(stage) - 1]
+
+
+def begin(run, stage: str) -> checkpoint.Checkpoint:
+    """The final checkpoint of the stage before, verified. Raises CheckpointError where it is not there."""
+    before = earlier(run, stage)
+    found = checkpoint.latest(run.stage_folder(before)) if run.done(before) else None
+    if found is None:
+        merged = ", or --merged to do without it" if before == "midtrain" else ""
+        raise CheckpointError(
+            f"{run.folder}: {stage} begins from {before}, which is not finished; "
+            f"`pynanochat {before} --run {run.folder.name}` does it first{merged}"
+        )
+    return found
+
+
+def identity(run, stage: str) -> dict:
+    """All that decides the result of a stage after pretraining."""
+    before = earlier(run, stage)
+    found = checkpoint.steps(run.stage_folder(before))
+    return {
+        **settings.binding(run.tables[stage]),
+        "seed": run.settings.seed,
+        "dtype": run.settings.dtype,
+        "begins_from": before,
+        "weights_hash": file_hash(found[-1][1] / checkpoint.MANIFEST) if found else None,
+        "tokenizer_hash": run.tokenizer().hash(),
+        "mixture_hash": run.mixture(stage).hash(),
+    }
+
+
+def file_hash(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pretrained(run) -> pretrain.PretrainSettings:
+    """The settings that the run's base model was trained with."""
+    names = {field.name for field in dataclasses.fields(pretrain.PretrainSettings)}
+    recorded = (run.done("pretrain") or {"identity": {}})["identity"]
+    return dataclasses.replace(run.tables["pretrain"], **{k: v for k, v in recorded.items() if k in names})
+
+
+def check_settings(wanted: FinetuneSettings) -> None:
+    """Raise UsageError for a number out of range."""
+    for name in ("lr_scale", "weight_decay"):
+        if not math.isfinite(getattr(wanted, name)):
+            raise UsageError(f"--{flag(name)} {getattr(wanted, name)}: must be a finite number")
+    whole = ("steps", "batch_tokens", "device_rows", "weight_decay", "eval_every", "save_every", "chat_eval_every")
+    for name in (*whole, "chat_eval_examples"):
+        if getattr(wanted, name) < 0:
+            raise UsageError(f"--{flag(name)} {getattr(wanted, name)}: must be 0 or more")
+    for name in ("epochs", "lr_scale", "eval_tokens", "buffer_conversations", "keep_checkpoints", "max_bad_steps"):
+        if getattr(wanted, name) <= 0:
+            raise UsageError(f"--{flag(name)} {getattr(wanted, name)}: must be above 0")
+
+
+def describe_plan(run, stage: str, processes: int = 1) -> str:
+    """The line of a dry run; nothing need be there yet."""
+    earlier(run, stage)
+    wanted, base = run.tables[stage], pretrained(run)
+    check_settings(wanted)
+    device = runtime.pick_device(run.settings.device)
+    what = pretrain.plan(base, run.tables["tokenizer"].vocab_size, device, processes)
+    tokens = wanted.batch_tokens or what.horizon.batch_tokens
+    extent = f"{wanted.steps:,} steps" if wanted.steps else f"{wanted.epochs} x its conversations, in steps"
+    flops = measure(what.config).flops_per_token
+    return f"{stage}: {extent} of {tokens:,} tokens, rows of {base.sequence_len}, {flops:,} FLOPs a token"
+
+
+def flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Finetuning:
+    """One stage's training: everything that does not depend on how its batches and its loss are made.
+
+    conversations: rows of a step, where a step is counted in them and not in tokens.
+    """
+
+    def __init__(self, run, stage: str, conversations: int = 0):
+        self.run, self.stage, self.ranks = run, stage, run.ranks
+        self.wanted: FinetuneSettings = run.tables[stage]
+        check_settings(self.wanted)
+        self.found = begin(run, stage)
+        self.device = runtime.pick_device(run.settings.device, run.ranks)
+        runtime.init_distributed(run.ranks, self.device)
+        if self.device.type == "cpu":
+            runtime.keep_freed_memory()
+        runtime.seed_everything(run.settings.seed)
+        self.tokenizer = run.tokenizer()
+        self.base = pretrained(run)
+        self.dtype = runtime.pick_compute_dtype(self.device, run.settings.dtype)
+        self.config = GPTConfig.from_dict(self.found.state("state")["model"])
+        ratio = self.base.tokens_per_parameter or pretrain.TOKENS_PER_PARAMETER[self.base.arch]
+        self.horizon = horizon(self.config, ratio, self.base.batch_tokens or None)
+        self._plan_rows(conversations)
+        self.model = GPT(self.config, seed=run.settings.seed, compute_dtype=self.dtype)
+        self.model.load_state_dict(self.found.tensors("model"))
+        self.model.to(self.device)
+
+    def _plan_rows(self, conversations: int) -> None:
+        """Rows of a step, of a micro-batch, and micro-batches; those that a begun run has recorded stay."""
+        world, length = self.ranks.world_size, self.config.sequence_len
+        tokens = self.wanted.batch_tokens or self.horizon.batch_tokens
+        rows = conversations or tokens // length
+        what = f"--conversations {conversations}" if conversations else f"--batch-tokens {tokens}"
+        if rows < 1 or rows % world or (not conversations and tokens % length):
+            unit = world if conversations else world * length
+            raise UsageError(
+                f"{what} does not divide over {world} ranks with rows of {length}; use a multiple of {unit}"
+            )
+        recorded = self._recorded()
+        device_rows = self.wanted.device_rows or recorded.get("fitted_rows", 0)
+        if not device_rows:
+            most = pretrain.fit_device_rows(self.config, self.device, rows // world)
+            most = min(most, self.base.device_rows or most)
+            device_rows = max(d for d in range(1, most + 1) if rows // world % d == 0)
+        if rows % (device_rows * world):
+            raise UsageError(
+                f"--device-rows {device_rows}: a step of {rows} rows does not divide into micro-batches of "
+                f"{device_rows} on {world} ranks; use a divisor of {rows // world}"
+            )
+        self.rows, self.device_rows, self.stream_count = rows, device_rows, rows // device_rows
+        self.steps = self.wanted.steps or recorded.get("counted_steps", 0)
+
+    def _recorded(self) -> dict:
+        """What a begun run of this stage has settled on."""
+        found = checkpoint.latest(self.run.stage_folder(self.stage))
+        return found.state("state")["identity"] if found else {}
+
+    def train(self, make_loader, loss=None, forward=None) -> dict:
+        """Train on the stage's mixture; make_loader(mixture, tokenizer, **settings) gives one stream's batches."""
+        mixture = self.run.mixture(self.stage)
+        loaders = lambda: {i: self._loader(make_loader, mixture, i) for i in self._mine()}  # noqa: E731
+        if not self.steps:
+            self.steps = self._count_steps(loaders())
+        self.run.say(self._describe(mixture))
+        streams = loaders()
+        if self.device.type == "cuda":
+            streams = {i: Prefetch(loader) for i, loader in streams.items()}
+        size = measure(self.config)
+        compiled = torch.compile(self.model, dynamic=False) if self.wanted.compile else None
+        loop = TrainingLoop(
+            name=self.stage,
+            folder=self.run.stage_folder(self.stage),
+            model=self.model,
+            forward=forward or compiled,
+            optimizer=self.optimizer(),
+            schedule=SCHEDULES[self.config.arch][self.stage],
+            streams=streams,
+            stream_count=self.stream_count,
+            total_steps=self.steps,
+            options=self.wanted,
+            identity=identity(self.run, self.stage) | {"fitted_rows": self.device_rows, "counted_steps": self.steps},
+            flops_per_token=size.flops_per_token,
+            peak_flops=runtime.peak_flops(self.device, self.dtype) * self.ranks.world_size,
+            gradient_clip=RECIPES[self.config.arch].gradient_clip,
+            loss=loss,
+            evaluate=self.validation(masked=loss is not None),
+            more_evaluations=((self.wanted.chat_eval_every, self.chat_evaluation()),),
+            sample=self.sampler(),
+            ranks=self.ranks,
+        )
+        return loop.run() | {"conversations": len(mixture), "parameters": size.parameters}
+
+    # --- batches and steps
+
+    def _mine(self) -> range:
+        return range(self.ranks.rank, self.stream_count, self.ranks.world_size)
+
+    def _loader(self, make_loader, mixture, stream: int):
+        return make_loader(
+            mixture,
+            self.tokenizer,
+            batch_size=self.device_rows,
+            seq_len=self.config.sequence_len,
+            rank=stream,
+            world_size=self.stream_count,
+            buffer_conversations=self.wanted.buffer_conversations,
+        )
+
+    def _count_steps(self, loaders: dict) -> int:
+        """Steps in which every stream uses all of its conversations: their packing is done once to know."""
+        most = max(batches_in(loader, self.wanted.epochs) for loader in loaders.values())
+        if self.ranks.world_size == 1:
+            return most
+        most = torch.tensor(most, device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most.item())
+
+    def _describe(self, mixture) -> str:
+        return (
+            f"{self.stage}: {len(mixture):,} conversations, {self.steps:,} steps of {self.rows} rows of at most "
+            f"{self.config.sequence_len} tokens ({self.stream_count} x {self.device_rows}), begins from "
+            f"{earlier(self.run, self.stage)}"
+        )
+
+    # --- the optimizer
+
+    def optimizer(self):
+        """Pretraining's recipe and rates; its state too, unless the stage wants to begin cold."""
+        optimizer = build_optimizer(
+            self.model,
+            self.config.arch,
+            lr_multiplier=self.horizon.lr_multiplier * self.base.lr_scale * self.wanted.lr_scale,
+            weight_decay=self.wanted.weight_decay,
+        )
+        if self.wanted.warm_optimizer:
+            optimizer.load_named_state(self.found.tensors("optimizer"), self.model.named_parameters())
+        return optimizer
+
+    # --- evaluation
+
+    def validation(self, masked: bool):
+        """evaluate(model) -> {"val_loss", "val_bpb"} on the stage's validation mixture; {} where that is empty."""
+        mixture = self.run.mixture(self.stage, "val")
+        if not len(mixture):
+            return lambda model: {}
+        loader = PaddedConversations(
+            mixture,
+            self.tokenizer,
+            batch_size=self.device_rows,
+            seq_len=self.config.sequence_len,
+            buffer_conversations=min(128, self.wanted.buffer_conversations),
+            masked=masked,
+            epochs=1,
+        )
+        batches, tokens = [], 0
+        for batch in loader:
+            batches.append(batch)
+            tokens += batch.tokens
+            if tokens >= self.wanted.eval_tokens:
+                break
+        token_bytes = torch.as_tensor(self.tokenizer.token_lengths(), device=self.device)
+        return lambda model: validate(model, batches, token_bytes, self.ranks)
+
+    def sampler(self):
+        """sample(model) -> answers to the first questions of the validation mixture."""
+        questions = questions_of(self.run.mixture(self.stage, "val"), self.tokenizer, self.config.sequence_len)
+        return lambda model: answers(model, self.tokenizer, questions)
+
+    def chat_evaluation(self):
+        """evaluate(model) -> the accuracy of each chat task on its first questions, and ChatCORE where there is one."""
+
+        def evaluate(model) -> dict:
+            from pynanochat.engine import Engine
+            from pynanochat.evals import chat
+            from pynanochat.evals.score import chat_core
+            from pynanochat.tasks import available, open_task
+
+            where, scores = self.run.task_data(), {}
+            engine = Engine(model, self.tokenizer, self.stage)
+            for name in self.wanted.chat_eval_tasks.split(",") if self.wanted.chat_eval_tasks else available(where):
+                task = open_task(name.strip(), "test", where)
+                examples = self.wanted.chat_eval_examples
+                scores[task.name] = chat.evaluate(engine, task, max_examples=examples, ranks=self.ranks)
+            core = chat_core(scores)
+            found = {name: score.score for name, score in scores.items()}
+            return found | ({core.task: core.score} if core else {})
+
+        return evaluate
+
+
+def conversation_loss(forward, batch) -> torch.Tensor:
+    """The mean loss over a ConversationBatch's targets; 0 where it has none."""
+    device = next(forward.parameters()).device
+    return forward(*on(device, batch))
+
+
+def on(device, batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of a ConversationBatch as int64 on `device`."""
+    return tuple(
+        torch.from_numpy(array).to(device, torch.int64, non_blocking=True) for array in (batch.inputs, batch.targets)
+    )
+
+
+@torch.inference_mode()
+def validate(model, batches, token_bytes, ranks=None) -> dict[str, float]:
+    """{"val_loss": nats a target, "val_bpb": bits a byte of the targets} of ConversationBatches (specials have none).
+
+    Under several ranks each takes every world_size-th batch, and all get the sum. NaN where nothing is to be said.
+    """
+    nats, count, nats_of_bytes, size = sums = torch.zeros(4, dtype=torch.float64, device=token_bytes.device)
+    rank, world = (ranks.rank, ranks.world_size) if ranks else (0, 1)
+    was_training = model.training
+    model.eval()
+    for batch in batches[rank::world]:
+        inputs, targets = on(token_bytes.device, batch)
+        said = targets >= 0
+        size_of = token_bytes[targets.clamp_min(0)] * said
+        losses = model(inputs, targets, reduction="none").double() * said
+        nats += losses.sum()
+        count += said.sum()
+        nats_of_bytes += (losses * (size_of > 0)).sum()
+        size += size_of.sum()
+    model.train(was_training)
+    if world > 1:
+        dist.all_reduce(sums)
+    nats, count, nats_of_bytes, size = sums.tolist()
+    return {
+        "val_loss": nats / count if count else math.nan,
+        "val_bpb": nats_of_bytes / (math.log(2) * size) if size else math.nan,
+    }
+
+
+def questions_of(mixture, tokenizer, context: int) -> list[list[dict]]:
+    """The openings, up to the first question, of the first conversations that leave room for an answer."""
+    found, room = [], context - min(SAMPLE_TOKENS, context // 4)
+    for index in range(min(len(mixture), 100)):
+        messages = mixture[index]["messages"]
+        opening = messages[: 2 if messages[0]["role"] == "system" else 1]
+        if len(render_for_completion(tokenizer, opening)) <= room and opening not in found:
+            found.append(opening)
+        if len(found) == SAMPLES:
+            break
+    return found
+
+
+def answers(model, tokenizer, questions) -> list[dict]:
+    """Greedy answers, tool calls and their outputs included, as {"prompt", "text"}."""
+    from pynanochat.engine import Engine
+
+    engine = Engine(model, tokenizer)
+    prompts = [render_for_completion(tokenizer, messages) for messages in questions]
+    generated = engine.generate_batch(prompts, max_tokens=SAMPLE_TOKENS, temperature=0.0)
+    return [
+        {"prompt": messages[-1]["content"], "text": tokenizer.decode(given[0].ids)}
+        for messages, given in zip(questions, generated, strict=True)
+    ]

@@ -1,0 +1,39 @@
+"""Supervised finetuning: the model learns to say what the assistant says; all else is only read.
+
+Two forms: whole conversations packed into rows (2026), or one conversation in a row and so many a step (2025).
+"""
+
+import functools
+from dataclasses import dataclass
+
+from pynanochat.data.conversations import PaddedConversations
+from pynanochat.errors import UsageError
+from pynanochat.stages import finetune
+
+NAME = "sft"
+CONVERSATIONS = {"2025": 32, "2026": 0}
+
+
+@dataclass(frozen=True)
+class SftSettings(finetune.FinetuneSettings):
+    conversations: int = -1
+    """Conversations of a step, each in a row of its own; 0 to pack them into batch_tokens; negative for the
+    architecture's own: 32 in 2025, packed in 2026."""
+
+
+def identity(run) -> dict:
+    return finetune.identity(run, NAME)
+
+
+def train(run) -> dict:
+    """Finetune the model of `run`; resumes from its newest checkpoint. Returns the loop's summary."""
+    wanted: SftSettings = run.tables[NAME]
+    arch = finetune.pretrained(run).arch
+    conversations = CONVERSATIONS[arch] if wanted.conversations < 0 else wanted.conversations
+    if conversations and wanted.batch_tokens:
+        raise UsageError(
+            f"--batch-tokens {wanted.batch_tokens} and --conversations {conversations} both say how large a step is; "
+            "give --conversations 0 to pack"
+        )
+    work = finetune.Finetuning(run, NAME, conversations)
+    return work.train(functools.partial(PaddedConversations, packed=not conversations), finetune.conversation_loss)
