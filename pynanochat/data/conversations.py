@@ -196,7 +196,7 @@ class PaddedConversations(_Conversations):
 
 
 def batches_in(loader, epochs: int) -> int:
-    """How many batches a fresh `loader` takes to use each of its conversations `epochs` times; it is used up by that."""
+    """How many batches a fresh loader takes to use each of its conversations `epochs` times; that uses it up."""
     count = 0
     while loader.epoch < epochs:
         next(loader)

@@ -9,8 +9,8 @@ from pynanochat.stages.commands import open_run
 
 SMALL = {
     "preset": "toy", "device": "cpu", "dtype": "fp32", "toyworld_megabytes": 0.2, "vocab_size": 320, "depth": 2,
-    "head_dim": 16, "sequence_len": 64, "batch_tokens": 256, "device_rows": 2, "steps": 4, "eval_tokens": 512, "eval_every": 4,
-    "sample_every": 0, "save_every": 4, "buffer_documents": 50,
+    "head_dim": 16, "sequence_len": 64, "batch_tokens": 256, "device_rows": 2, "steps": 4, "eval_tokens": 512, 
+    "eval_every": 4, "sample_every": 0, "save_every": 4, "buffer_documents": 50,
 }  # fmt: skip
 LATER = {
     "eval_tokens": 1024, "eval_every": 3, "sample_every": 0, "save_every": 2, "buffer_conversations": 8, "steps": 0,
