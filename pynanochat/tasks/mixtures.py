@@ -15,6 +15,7 @@ from pynanochat.errors import DataError
 from pynanochat.tasks import ARC_NAMES, SPELLING_NAMES, Task, TaskData, available, open_task
 from pynanochat.tasks.conversations import chat_paths
 from pynanochat.tasks.hygiene import Questions, without
+from pynanochat.tasks.mmlu import NAMES as MMLU_NAMES
 from pynanochat.tasks.rows import find_file
 
 STAGES = ("midtrain", "sft")
@@ -38,7 +39,8 @@ def training(stage: str, where: TaskData, merged: bool = False) -> Mixture:
 
 
 def validation(stage: str, where: TaskData, merged: bool = False) -> Mixture:
-    """The conversations whose loss is watched. None of them is trained on."""
+    """The conversations whose loss is watched. None of them is trained on; but the small talk and the facts of the toy
+    world, and the ways to ask who somebody is, are so few that questions recur."""
     check(stage)
     if where.data == "toyworld":
         parts = [open_task(name, "val", where) for name in (*TOY_MIDTRAIN, *SPELLING_NAMES, "Identity")]
@@ -48,7 +50,7 @@ def validation(stage: str, where: TaskData, merged: bool = False) -> Mixture:
     else:
         there = {
             "Conversations": bool(chat_paths(where.folder)),
-            "MMLU": find_file(where.folder / "tasks", ["mmlu_validation"]),
+            "MMLU": find_file(where.folder / "tasks", MMLU_NAMES["val"]),
             "GSM8K": find_file(where.folder / "tasks", ["gsm8k_test"]),
             "Identity": True,
         }
@@ -68,8 +70,12 @@ def reward_tasks(where: TaskData) -> list[Task]:
 def held_out_questions(where: TaskData) -> Questions:
     """Everything that is asked in an evaluation or held out there."""
     held_out = [open_task(name, "test", where) for name in available(where)]
-    if where.folder and chat_paths(where.folder):
-        held_out.append(open_task("Conversations", "val", where))
+    if where.folder:
+        watched = {
+            "Conversations": chat_paths(where.folder),
+            "MMLU": find_file(where.folder / "tasks", MMLU_NAMES["val"]),
+        }
+        held_out += [open_task(name, "val", where) for name, found in watched.items() if found]
     return Questions(held_out)
 
 
@@ -124,7 +130,7 @@ def folder_parts(stage: str, where: TaskData, merged: bool) -> Parts:
     if short:
         arc = [name for name in ARC_NAMES if find_file(folder / "tasks", [f"{name.lower().replace('-', '_')}_train"])]
         parts += [(open_task(name, "train", where), 1) for name in arc]
-    elif find_file(folder / "tasks", ["mmlu_auxiliary_train", "mmlu_dev"]):
+    elif find_file(folder / "tasks", MMLU_NAMES["train"]):
         parts.append((open_task("MMLU", "train", where), 3 if merged else 1))
     if (folder / "pretrain").is_dir():
         for name, share in (("SimpleSpelling", SIMPLE_SHARE), ("SpellingBee", BEE_SHARE)):
