@@ -7,7 +7,6 @@ can read what the user can read.
 import contextlib
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -47,7 +46,11 @@ class Ran:
 
 def run(tier: str, python: list[str], program: bytes, tests: bytes, limits: Limits) -> Ran:
     """Run both to the verdict, the end of the program or of the time, and leave no process and no folder."""
-    folder = tempfile.mkdtemp(prefix="pynanochat-")
+    with tempfile.TemporaryDirectory(prefix="pynanochat-", ignore_cleanup_errors=True) as folder:
+        return _run(python, program, tests, limits, folder)
+
+
+def _run(python, program, tests, limits, folder):
     pipes = [os.pipe() for _ in range(6)]
     (source, tests_in, requests, answers, verdict, output) = pipes
     children, feeders = [], []
@@ -73,7 +76,6 @@ def run(tier: str, python: list[str], program: bytes, tests: bytes, limits: Limi
             feeder.join()
         for fd in (verdict[0], output[0]):
             os.close(fd)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(command, fds, written, folder):
