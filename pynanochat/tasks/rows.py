@@ -6,12 +6,14 @@ In a folder the first of the given names that exists as tasks/NAME.jsonl, .jsonl
 parquet files of the first prefix that has any.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
 from pynanochat.data.chat_files import json_lines
 from pynanochat.data.mixture import content_hash
 from pynanochat.data.readers import damaged_parquet
+from pynanochat.data.sources import digest
 from pynanochat.errors import DataError
 from pynanochat.tasks.base import Task, TaskData
 
@@ -25,7 +27,7 @@ class ParquetRows:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        tables = []
+        self.paths, tables = list(paths), []
         for path in paths:
             try:
                 tables.append(pq.read_table(path))
@@ -43,12 +45,14 @@ class ParquetRows:
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> dict:
-        from bisect import bisect_right
-
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         number = bisect_right(self._starts, index) - 1
         return self._batches[number].slice(index - self._starts[number], 1).to_pylist()[0]
+
+    def hash(self) -> str:
+        """The SHA-256 (hex) of each file."""
+        return "-".join(map(digest, self.paths))
 
 
 class RowsTask(Task):

@@ -4,9 +4,13 @@
     bee[0]    "How many times is r in strawberry?" -> spells it, keeps count letter by letter, calls
               'strawberry'.count('r') and ends in "#### 3"
 
-Items are made when they are asked for, from the seed and their number. The words are those of the pretraining text
-(words.py). A tenth of them is asked about only in the SpellingBee test (which SimpleSpelling trains to spell, so that
-the test is about counting), another tenth only in the SimpleSpelling test; nothing trains on these.
+Items are made when they are asked for, from the seed and their number. A word and its letters mostly stand behind a
+space, so that they are the same tokens in the question, in the spelling and in the count: a small model need only copy.
+No answer is right for half of the questions, so that guessing does not pay.
+
+The words are those of the pretraining text (words.py). A tenth of them is asked about only in the SpellingBee test
+(SimpleSpelling trains to spell them, so that the test is about counting), another tenth only in the SimpleSpelling
+test, and nothing trains on these.
 """
 
 import hashlib
@@ -61,11 +65,11 @@ SPELLING = (
     "Take the word {word} apart into its letters.",
     "List the letters of {word} in order.",
 )
-QUOTES = ("{}", "{}", "'{}'", "'{}'", '"{}"')
+QUOTES = ("{}", "{}", "{}", "'{}'", '"{}"')
 
 
 def spelled(word: str) -> str:
-    return ", ".join(word)
+    return f"The letters of {word}: {', '.join(word)}"
 
 
 def counted(word: str, letter: str) -> list[dict]:
@@ -73,14 +77,29 @@ def counted(word: str, letter: str) -> list[dict]:
     lines, count = [], 0
     for each in word:
         count += each == letter
-        lines.append(f"{each} {'yes' if each == letter else 'no'} {count}")
-    by_hand = "\n".join([f"{word}: {spelled(word)}", *lines])
+        lines.append(f"- {each} {'yes' if each == letter else 'no'} {count}")
+    by_hand = "\n".join([spelled(word), *lines])
     return [
         {"type": "text", "text": f"{by_hand}\nThat makes {count}. The tool says "},
         {"type": "python", "text": f"'{word}'.count('{letter}')"},
         {"type": "python_output", "text": str(count)},
-        {"type": "text", "text": f"{count}.\n#### {count}"},
+        {"type": "text", "text": f".\n#### {count}"},
     ]
+
+
+def letters(draw: Draw, word: str, n: int) -> list[str]:
+    """n different letters to count in a word. Half of those asked about in a word with double letters are double."""
+    piles = (
+        sorted({letter for letter in word if word.count(letter) > 1}),
+        sorted({letter for letter in word if word.count(letter) == 1}),
+        [letter for letter in ALPHABET if letter not in word],
+    )
+    weights, found = ((0, 0, 1, 2) if piles[0] else (1, 2)), []
+    while len(found) < n:
+        pile = piles[draw.pick(weights)]
+        if pile:
+            found.append(pile.pop(draw.below(len(pile))))
+    return found
 
 
 class Letters(Task):
@@ -129,11 +148,9 @@ class SpellingBee(Letters):
     def letter(self, draw: Draw, word: str, index: int) -> str:
         """Any in training; in a test another one each time that the word comes round."""
         if self.split == "train":
-            return draw.pick(word if draw.chance(0.85) else ALPHABET)
-        turn = Draw(crc32(f"{self.seed} {self.split} {word}".encode()))
-        letters = turn.some(sorted(set(word)), len(word))
-        letters.insert(turn.below(4), turn.pick([letter for letter in ALPHABET if letter not in letters]))
-        return letters[index // len(self.words) % len(letters)]
+            return letters(draw, word, 1)[0]
+        seed = crc32(f"{self.seed} {self.split} {word}".encode())
+        return letters(Draw(seed), word, index // len(self.words) % len(ALPHABET) + 1)[-1]
 
     def grade(self, conversation: dict, answer: str) -> bool:
         """Whether the number after `####` is right."""
@@ -150,15 +167,17 @@ class SimpleSpelling(Letters):
         draw = self.draw(index)
         word = self.word(draw, index)
         asked = draw.pick(SPELLING).format(word=draw.pick(QUOTES).format(word))
-        answer = f"{word}: {spelled(word)}"
         return {
-            "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}],
+            "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": spelled(word)}],
             "key": f"spell {word}",
         }
 
     def grade(self, conversation: dict, answer: str) -> bool:
         """Whether the letters after the colon are the word's, in order."""
-        return answer.strip().rstrip(".") == conversation["messages"][-1]["content"]
+        wanted, given = (
+            text.rpartition(":")[2].strip().rstrip(".") for text in (conversation["messages"][-1]["content"], answer)
+        )
+        return given == wanted
 
 
 def open_spelling(name: str, split: str, where: TaskData) -> Letters:

@@ -1,5 +1,7 @@
 """SpellingBee and SimpleSpelling: right by construction, fixed by the seed, and tested on words of their own."""
 
+from collections import Counter
+
 import pytest
 
 from pynanochat.errors import DataError
@@ -16,10 +18,14 @@ WORDS = ["apple", "banana", "cherry", "plum", "strawberry"]
 
 def test_the_answer_spells_counts_and_verifies():
     assert counted("plum", "l") == [
-        {"type": "text", "text": "plum: p, l, u, m\np no 0\nl yes 1\nu no 1\nm no 1\nThat makes 1. The tool says "},
+        {
+            "type": "text",
+            "text": "The letters of plum: p, l, u, m\n- p no 0\n- l yes 1\n- u no 1\n- m no 1\n"
+            "That makes 1. The tool says ",
+        },
         {"type": "python", "text": "'plum'.count('l')"},
         {"type": "python_output", "text": "1"},
-        {"type": "text", "text": "1.\n#### 1"},
+        {"type": "text", "text": ".\n#### 1"},
     ]
 
 
@@ -41,14 +47,15 @@ def test_there_are_many_phrasings_and_letters_that_are_not_there():
         _, letter, _, word = bee[i]["key"].split()
         wordings.add(bee[i]["messages"][0]["content"].replace(word, "W").replace(letter, "L", 1))
         absent += letter not in word
-    assert len(wordings) > 100 and 100 < absent < 500
+    assert len(wordings) > 100 and 500 < absent < 800
 
 
 def test_spelling_is_graded_strictly():
     simple = SimpleSpelling(["plum"], 3, 0, "test")
-    assert simple[0]["messages"][1]["content"] == "plum: p, l, u, m"
-    assert simple.grade(simple[0], " plum: p, l, u, m.\n")
-    for wrong in ("plum: p, l, u", "p, l, u, m, plum", "plum: p, u, l, m", "", "plum"):
+    assert simple[0]["messages"][1]["content"] == "The letters of plum: p, l, u, m"
+    for right in ("The letters of plum: p, l, u, m", "plum: p, l, u, m.\n", "p, l, u, m"):
+        assert simple.grade(simple[0], right)
+    for wrong in ("plum: p, l, u", "p, l, u, m, plum", "plum: p, u, l, m", "", "plum", "p, l, u, m: plum"):
         assert not simple.grade(simple[0], wrong)
 
 
@@ -108,3 +115,10 @@ def test_the_toy_world_has_words():
 
     words = word_list(TaskData("toyworld", world=ToyWorld(3, entities=60)))
     assert len(words) > 300 and min(len(part(words, name)) for name in ("bee", "simple")) > 25
+
+
+def test_guessing_does_not_pay():
+    words = [a + b + c + d for a in "bcd" for b in "aeiou" for c in "ntd" for d in ("", "ing", "er", "eed")]
+    bee = SpellingBee(words, 256, 0, "test")
+    answers = Counter(said(bee[i]["messages"][1]["content"])[-1] for i in range(256))
+    assert max(answers.values()) < 0.5 * 256 and len(answers) >= 3
