@@ -60,7 +60,7 @@ def _openers() -> dict:
 
 
 def available(where: TaskData) -> list[str]:
-    """The names of the tasks whose test part is there, in the order of NAMES. It opens nothing."""
+    """The names of the tasks whose test part is there, in the order of NAMES."""
     if where.data == "toyworld":
         return [*SPELLING_NAMES, *TOY_NAMES]
     if where.folder is None:
@@ -69,9 +69,10 @@ def available(where: TaskData) -> list[str]:
     from pynanochat.tasks.gsm8k import has_gsm8k
     from pynanochat.tasks.humaneval import has_humaneval
     from pynanochat.tasks.mmlu import has_mmlu
+    from pynanochat.tasks.words import can_spell
 
     there = {name for name in ARC_NAMES if has_arc(name, where)}
     tests = {"MMLU": has_mmlu, "GSM8K": has_gsm8k, "HumanEval": has_humaneval}
     there |= {name for name, has in tests.items() if has(where)}
-    there |= set(SPELLING_NAMES) if (where.folder / "pretrain").is_dir() else set()
+    there |= set(SPELLING_NAMES) if can_spell(where) else set()
     return [name for name in NAMES if name in there]

@@ -10,13 +10,15 @@ toy world has its own tasks. Whatever is drawn, a conversation that asks what a 
 
 from collections.abc import Sequence
 
-from pynanochat.data.mixture import Mixture, take
+from pynanochat.data.mixture import Mixture, Part, take
 from pynanochat.errors import DataError
 from pynanochat.tasks import ARC_NAMES, SPELLING_NAMES, Task, TaskData, available, open_task
 from pynanochat.tasks.conversations import chat_paths
+from pynanochat.tasks.gsm8k import GSM8K
 from pynanochat.tasks.hygiene import Questions, without
 from pynanochat.tasks.mmlu import NAMES as MMLU_NAMES
 from pynanochat.tasks.rows import find_file
+from pynanochat.tasks.words import can_spell
 
 STAGES = ("midtrain", "sft")
 SFT_SMOLTALK, SFT_SPELLING = 10_000, 300
@@ -59,11 +61,13 @@ def validation(stage: str, where: TaskData, merged: bool = False) -> Mixture:
 
 
 def reward_tasks(where: TaskData) -> list[Task]:
-    """The training tasks whose answers reinforcement learning pays for."""
+    """The training tasks whose answers reinforcement learning pays for. Nothing in them is asked in a test."""
     if where.data == "toyworld":
         return [open_task(name, "train", where) for name in ("ToyWorld-Math", "ToyWorld-Arithmetic", "SpellingBee")]
     if where.folder is None or find_file(where.folder / "tasks", ["gsm8k_train"]):
-        return [open_task("GSM8K", "train", where)]
+        problems = open_task("GSM8K", "train", where)
+        kept = without(problems, held_out_questions(where))
+        return [problems if kept is problems else GSM8K(Part(problems.rows, kept.indices))]
     return [open_task("SpellingBee", "train", where)]
 
 
@@ -132,7 +136,7 @@ def folder_parts(stage: str, where: TaskData, merged: bool) -> Parts:
         parts += [(open_task(name, "train", where), 1) for name in arc]
     elif find_file(folder / "tasks", MMLU_NAMES["train"]):
         parts.append((open_task("MMLU", "train", where), 3 if merged else 1))
-    if (folder / "pretrain").is_dir():
+    if can_spell(where):
         for name, share in (("SimpleSpelling", SIMPLE_SHARE), ("SpellingBee", BEE_SHARE)):
             n = SFT_SPELLING if short else max(FEWEST_SPELLING, round(share * len(chat)))
             parts.append((take(open_task(name, "train", where), n, where.seed), 1))

@@ -40,6 +40,16 @@ def word_list(where: TaskData) -> tuple[str, ...]:
     return tuple(sorted(word for _, word in often))
 
 
+def can_spell(where: TaskData) -> bool:
+    """Whether a folder's pretraining text has words enough."""
+    if not (where.folder / "pretrain").is_dir():
+        return False
+    try:
+        return len(word_list(where)) > 0
+    except DataError:
+        return False
+
+
 def texts(where: TaskData):
     """The pretraining documents, from the first on."""
     if where.data == "toyworld":

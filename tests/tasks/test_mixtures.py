@@ -99,6 +99,7 @@ def test_a_leak_in_the_files_is_left_out(tmp_path):
     write_jsonl(tmp_path / "sft" / "leak.jsonl", [talk])
     assert len(training("midtrain", where)) == before
     tests = [open_task(name, "test", where) for name in ("GSM8K", "MMLU")]
+    assert len(reward_tasks(where)[0]) == 8
     found = [leaks(part, tests) for part, _ in training_parts("midtrain", where, False)]
     assert Counter(task for part in found for task, _ in part) == {"GSM8K": 2, "MMLU": 1}
 
@@ -194,3 +195,12 @@ def test_what_is_not_there_is_said(folder, toy, tmp_path):
     (tmp_path / "tasks" / "gsm8k_test.jsonl").write_text("\n")
     with pytest.raises(DataError, match="gsm8k_test.jsonl: it has no rows"):
         open_task("GSM8K", "test", TaskData(str(tmp_path)))
+
+
+def test_text_without_english_words_leaves_spelling_out(tmp_path):
+    where = TaskData(str(write_folder(tmp_path)))
+    write_jsonl(tmp_path / "pretrain" / "a.jsonl", [{"text": "나는 집에 간다. 비가 온다."} for _ in range(40)])
+    assert available(where) == ["ARC-Easy", "MMLU", "GSM8K", "HumanEval"]
+    assert not any("key" in c for c in training("midtrain", where))
+    with pytest.raises(DataError, match="0 words to spell in the pretraining text"):
+        open_task("SpellingBee", "test", where)
