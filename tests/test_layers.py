@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "model": {"errors", "runtime", "ops"},
     "optim": {"errors", "runtime", "ops"},
     "tokenizer": {"errors", "runtime", "settings", "checkpoint", "data", "_C"},
-    "data": {"errors", "runtime", "settings", "tokenizer", "_C"},
+    "data": {"errors", "runtime", "settings", "tokenizer", "tools", "_C"},
     "tasks": {"errors", "data", "tokenizer", "tools"},
     "tools": {"errors", "_C"},
     "engine": {"errors", "runtime", "checkpoint", "model", "ops", "tokenizer", "tools"},
