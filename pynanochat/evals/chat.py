@@ -38,19 +38,20 @@ def evaluate(
     if task.kind not in ("choice", "generate"):
         raise DataError(f"{task.name}: a {task.kind} task has nothing to grade; leave it out of --tasks")
     started = time.perf_counter()
-    chosen = _chosen(len(task), max_examples)
-    shown = set(random.Random(ORDER_SEED).sample(chosen, min(EXAMPLES, len(chosen))))
+    order = chosen(task, max_examples)
+    shown = set(random.Random(ORDER_SEED).sample(order, min(EXAMPLES, len(order))))
     if task.kind == "choice":
-        found = _choices(engine, task, mine(chosen, ranks), shown, rows)
+        found = _choices(engine, task, mine(order, ranks), shown, rows)
     else:
-        found = _answers(engine, task, mine(chosen, ranks), shown, samples, temperature, rows)
+        found = _answers(engine, task, mine(order, ranks), shown, samples, temperature, rows)
     found = gather(found, ranks, engine.model.lm_head.weight.device)
     found.sort(key=lambda result: result["index"])
     return _score(task, found, samples, time.perf_counter() - started)
 
 
-def _chosen(count: int, max_examples: int) -> list[int]:
-    order = list(range(count))
+def chosen(task, max_examples: int) -> list[int]:
+    """The items that are asked: the first `max_examples` of a shuffled order that is always the same, 0 for all."""
+    order = list(range(len(task)))
     random.Random(ORDER_SEED).shuffle(order)
     return order[:max_examples] if max_examples > 0 else order
 
@@ -143,7 +144,7 @@ def _answers(engine, task, indices, shown, samples, temperature, rows) -> list[d
         samples=samples,
         max_tokens=task.max_tokens,
         temperature=temperature,
-        seed=ORDER_SEED,
+        seed=[ORDER_SEED + i for i in indices],
         rows=rows,
     )
 

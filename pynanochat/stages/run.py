@@ -7,7 +7,7 @@
 
 A stage is a module with NAME, `identity(run)` (a flat dict of all that decides its result) and `train(run)` (does the
 work and returns a summary). A stage whose done.json holds the same identity is not done again; with another identity
-it is an error, unless --fresh asks to begin anew.
+it is an error, unless --fresh asks to begin anew or the stage RENEWS: it is done again by itself.
 """
 
 import contextlib
@@ -164,7 +164,9 @@ class Run:
         raise CheckpointError(f"{file}: damaged; remove it or use --fresh")
 
     def check(self, stage) -> None:
-        """Raise UsageError where the stage is done or begun with settings that are not these."""
+        """Raise UsageError where the stage is done or begun with settings that are not these, and does not renew."""
+        if getattr(stage, "RENEWS", False):
+            return
         folder = self.stage_folder(stage.NAME)
         done = self.done(stage.NAME)
         if done is not None:
@@ -182,10 +184,17 @@ class Run:
     def _identity(self, stage) -> dict:
         return json.loads(json.dumps(stage.identity(self)))
 
+    def finished(self, stage) -> dict | None:
+        """As `done`, of a stage that need not be done again."""
+        before = self.done(stage.NAME)
+        if before is not None and getattr(stage, "RENEWS", False) and before["identity"] != self._identity(stage):
+            return None
+        return before
+
     def carry_out(self, stage) -> dict:
         """Do a stage unless it is done for the same settings; its summary."""
         self.check(stage)
-        before = self.done(stage.NAME)
+        before = self.finished(stage)
         if before is not None:
             self.say(f"{stage.NAME}: already done")
             return before["summary"]

@@ -134,7 +134,7 @@ def test_samples_give_pass_at_k():
     alone = [
         engine.generate_batch(
             [render_for_completion(engine.tokenizer, task[i]["messages"][:-1])],
-            samples=4, max_tokens=4, temperature=1.0, seed=1337,
+            samples=4, max_tokens=4, temperature=1.0, seed=1337 + i,
         )[0]
         for i in range(6)
     ]  # fmt: skip
