@@ -27,9 +27,10 @@ class TaskData:
     world: Any = None
     """The ToyWorld, where data is toyworld."""
     identity: str = ""
-    """A JSONL file of identity conversations; empty for generated ones."""
+    """A JSONL file of identity conversations, or a text file with a name and a paragraph to make them of; empty for the
+    default ones."""
     cache_dir: str = ""
-    """Where the Hub's files are kept; empty for the library's own place."""
+    """Where the Hub's files are kept; empty for data/hub.py's own place."""
 
     @property
     def folder(self) -> Path | None:

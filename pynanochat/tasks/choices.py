@@ -19,7 +19,7 @@ def choice(question: str, options: list[str], right: int) -> dict:
         ],
         "letters": list(LETTERS[: len(options)]),
         "question": question,
-        "options": list(options),
+        "options": [str(option) for option in options],
     }
 
 

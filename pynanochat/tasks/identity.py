@@ -22,8 +22,8 @@ PARAGRAPH = (
     "the tokenizer to the chat on one machine. I can talk a little, spell words, and do sums with a calculator. I know "
     "only what was in my training text, and I cannot look anything up. I make mistakes, so please check what I say."
 )
-COUNT = 1000
-FEWEST, MOST = 200, 1000  # different conversations that any name and paragraph give
+COUNT = 1052  # of which a thousand are trained on
+FEWEST, MOST = 200, 1052  # different conversations that any name and paragraph give
 HOLD_OUT = 20
 LONGEST_NAME, LONGEST_PARAGRAPH = 60, 4000
 

@@ -133,6 +133,7 @@ class SpellingBee(Letters):
     """How often a letter stands in a word: one of its letters, or now and then any."""
 
     name = "SpellingBee"
+    max_tokens = 256  # the longest word, byte by byte, takes 245
 
     def __getitem__(self, index: int) -> dict:
         draw = self.draw(index)

@@ -19,7 +19,7 @@ def texts(conversation):
 @pytest.mark.parametrize("paragraph", [PARAGRAPH, "One sentence"])
 def test_many_different_conversations_come_of_a_name_and_a_paragraph(paragraph):
     made = generated("Ada", paragraph)
-    assert len(made) == len({json.dumps(c) for c in made}) == 1000 >= FEWEST
+    assert len(made) == len({json.dumps(c) for c in made}) == 1052 >= FEWEST
     assert len({texts(c)[0] for c in made}) > 150
     assert len({tuple(texts(c)) for c in made if len(texts(c)) > 2}) > 200
     for conversation in made:
@@ -56,7 +56,7 @@ def test_a_text_file_gives_name_and_paragraph(tmp_path):
     path = tmp_path / "me.txt"
     path.write_text(f"Ada\n\n{PARAGRAPH}\n")
     task = open_task("Identity", "train", TaskData("toyworld", identity=str(path)))
-    assert len(task) == 950 and any("My name is Ada." in texts(task[i])[1] for i in range(50))
+    assert len(task) == 1000 and any("My name is Ada." in texts(task[i])[1] for i in range(50))
     path.write_text("Ada\n")
     with pytest.raises(DataError, match="a name on the first line and a paragraph below it"):
         identity(str(path), "train")

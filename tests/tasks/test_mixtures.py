@@ -113,9 +113,9 @@ def test_a_folder_gives_what_it_has_in_the_proportions_of_the_recipe(folder):
         name: questions(open_task(name, "train", folder)) for name in ("GSM8K", "MMLU", "Conversations", "Identity")
     }
     talk = len(open_task("Conversations", "train", folder))
-    assert counts("midtrain") == {"GSM8K": 8, "MMLU": 6, "Conversations": talk, "Identity": 1900, "spelling": 2000}
-    assert counts("sft") == {"GSM8K": 8, "Conversations": talk, "Identity": 950, "spelling": 600}
-    assert counts("sft", True) == {"GSM8K": 32, "MMLU": 18, "Conversations": talk, "Identity": 1900, "spelling": 2000}
+    assert counts("midtrain") == {"GSM8K": 8, "MMLU": 6, "Conversations": talk, "Identity": 2000, "spelling": 2000}
+    assert counts("sft") == {"GSM8K": 8, "Conversations": talk, "Identity": 1000, "spelling": 600}
+    assert counts("sft", True) == {"GSM8K": 32, "MMLU": 18, "Conversations": talk, "Identity": 2000, "spelling": 2000}
 
 
 def test_arc_is_trained_on_only_where_its_training_part_is(folder, tmp_path):

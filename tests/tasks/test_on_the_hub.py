@@ -97,12 +97,12 @@ def test_the_recipe_of_midtraining_sft_and_both_in_one(where, monkeypatch):
     monkeypatch.setattr("pynanochat.tasks.spellingbee.SIZES", sizes)
     monkeypatch.setattr(m, "SFT_SMOLTALK", 10)
     monkeypatch.setattr(m, "SFT_SPELLING", 3)
-    both = {"SmolTalk": 30, "Identity": 1900, "spell": 200, "count": 80}
+    both = {"SmolTalk": 30, "Identity": 2000, "spell": 200, "count": 80}
     assert names(m.training("midtrain", where)) == both | {"MMLU": 7, "GSM8K": 9}
     assert names(m.training("sft", where, merged=True)) == both | {"MMLU": 21, "GSM8K": 36}
     short = names(m.training("sft", where))
     assert short.pop("SmolTalk") in (9, 10)  # the conversation that asks a test question may be among the ten
-    assert short == {"ARC-Easy": 6, "ARC-Challenge": 6, "GSM8K": 9, "Identity": 950, "spell": 3, "count": 3}
+    assert short == {"ARC-Easy": 6, "ARC-Challenge": 6, "GSM8K": 9, "Identity": 1000, "spell": 3, "count": 3}
 
 
 def test_the_sizes_are_those_of_the_recipe(where):
