@@ -15,16 +15,18 @@ from pathlib import Path
 
 from pynanochat.checkpoint import write_json
 from pynanochat.errors import Interrupted, PynanochatError, UsageError
-from pynanochat.stages import commands, pretrain, tokenizer
+from pynanochat.stages import commands, evaluate, finetune, midtrain, pretrain, sft, tokenizer
 from pynanochat.stages.progress import duration
 
-STAGES = (tokenizer, pretrain)
-DISTRIBUTED = {"pretrain"}  # stages that use every process; the others run in one
+STAGES = (tokenizer, pretrain, midtrain, sft, evaluate)
+DISTRIBUTED = {"pretrain", "midtrain", "sft", "eval"}  # stages that use every process; the others run in one
 
 
 def main(argv: list[str]) -> None:
     parser = commands.parser("pynanochat speedrun", __doc__.split("\n\n")[0])
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="ranks to train on (default: all GPUs)")
+    names = ",".join(stage.NAME for stage in STAGES)
+    parser.add_argument("--stages", default="", metavar="A,B", help=f"only these stages, then the report: of {names}")
     flags = parser.parse_args(argv)
     run = commands.open_run(vars(flags), recorded=False)
     if run.ranks.world_size > 1:
@@ -32,11 +34,36 @@ def main(argv: list[str]) -> None:
     processes = flags.processes or gpu_count(run.settings.device)
     if processes < 1:
         raise UsageError(f"--processes {processes}: must be at least 1")
+    stages = chosen_stages(run, flags.stages)
     if flags.dry_run:
-        print(f"run {run.folder}: data {run.settings.data}")
-        print(commands.pretrain_plan(run, processes))
+        print(f"run {run.folder}: data {run.settings.data}, stages {', '.join(stage.NAME for stage in stages)}, report")
+        for stage in stages:
+            if plan := plan_of(run, stage, processes):
+                print(plan)
         return
-    carry_out(run, processes, fresh=flags.fresh)
+    carry_out(run, stages, processes, fresh=flags.fresh)
+
+
+def chosen_stages(run, names: str) -> list:
+    """The stages that `names` lists (all of them where it is empty), in their order; a merged run has no midtraining.
+
+    Raises UsageError for a name that is none of them.
+    """
+    known = [stage for stage in STAGES if not (stage is midtrain and run.settings.merged)]
+    wanted = [name.strip() for name in names.split(",")] if names else [stage.NAME for stage in known]
+    for name in wanted:
+        if name not in [stage.NAME for stage in known]:
+            raise UsageError(f"--stages {name}: not a stage of this run; use {', '.join(s.NAME for s in known)}")
+    return [stage for stage in known if stage.NAME in wanted]
+
+
+def plan_of(run, stage, processes: int) -> str:
+    """The lines of a dry run about a stage."""
+    if stage is pretrain:
+        return commands.pretrain_plan(run, processes)
+    if stage in (midtrain, sft):
+        return finetune.describe_plan(run, stage.NAME, processes)
+    return ""
 
 
 def gpu_count(device: str) -> int:
@@ -46,23 +73,34 @@ def gpu_count(device: str) -> int:
     return max(1, torch.cuda.device_count()) if device in ("auto", "cuda") and torch.cuda.is_available() else 1
 
 
-def carry_out(run, processes: int, fresh: bool) -> None:
-    """Every stage in turn, then the report."""
+def check(run, stages, processes: int, fresh: bool) -> None:
+    """Raise what can be known to go wrong before anything is changed: data that cannot be had, settings that cannot
+    work."""
+    run.source()
+    if pretrain in stages:
+        pretrain.check_plan(run, run.tables["tokenizer"].vocab_size, processes, begun=not fresh)
+    for stage in stages:
+        if stage in (midtrain, sft):
+            finetune.check_settings(run.tables[stage.NAME])
+            run.mixture(stage.NAME)
+
+
+def carry_out(run, stages, processes: int, fresh: bool) -> None:
+    """The stages in turn, then the report. `fresh`: they are begun anew, and what was built on them is forgotten."""
     from pynanochat.report import environment, write_report
 
     started = time.perf_counter()
-    run.source()  # data that cannot be had and settings that cannot work should say so before anything is changed
-    pretrain.check_plan(run, run.tables["tokenizer"].vocab_size, processes, begun=not fresh)
+    check(run, stages, processes, fresh)
     with run.alone():
         if fresh:
-            for stage in STAGES:
+            for stage in STAGES[STAGES.index(stages[0]) :]:
                 run.forget(stage.NAME)
-        for stage in STAGES:
+        for stage in stages:
             run.check(stage)
         run.save_settings()
         write_json(run.folder / "environment.json", environment.describe_environment())
-    for stage in STAGES:
-        if processes > 1 and stage.NAME in DISTRIBUTED and run.done(stage.NAME) is None:
+    for stage in stages:
+        if processes > 1 and stage.NAME in DISTRIBUTED and run.finished(stage) is None:
             launch(run, stage.NAME, processes)  # the first rank then holds the run
         else:
             with run.alone():

@@ -11,12 +11,21 @@ import time
 import pytest
 
 from pynanochat import checkpoint
+from pynanochat import speedrun as job
+from pynanochat.errors import UsageError
 
 SMALL = [
     "--preset", "toy", "--toyworld-megabytes", "0.3", "--vocab-size", "400", "--depth", "2", "--head-dim", "16",
     "--sequence-len", "64", "--batch-tokens", "256", "--device-rows", "2", "--steps", "12", "--eval-tokens", "1024",
     "--lr-scale", "8", "--eval-every", "5", "--sample-every", "6", "--save-every", "4", "--buffer-documents", "50",
+    "--stages", "tokenizer,pretrain",
 ]  # fmt: skip
+LATER = [
+    flag
+    for stage in ("midtrain", "sft")
+    for name, value in (("steps", 3), ("eval-tokens", 500), ("buffer-conversations", 20))
+    for flag in (f"--{stage}-{name}", str(value))
+]
 RESULT = [f"pretrain/checkpoints/step_000012/{name}.safetensors" for name in ("model", "optimizer")]
 
 
@@ -184,3 +193,41 @@ def test_a_validation_split_of_one_long_word_is_sampled(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}  # nor must a terminal without such letters stop it
     done = speedrun(tmp_path / "run", "--data", str(tmp_path / "data"), "--steps", "3", env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_later_stages_follow_and_resume_alone(tmp_path):
+    data = tmp_path / "data"
+    for part in ("pretrain", "sft"):
+        (data / part).mkdir(parents=True)
+    words = ["".join(random.Random(i).choices("abdeilmnorst", k=6)) for i in range(100)]
+    texts = (" ".join(random.Random(i).choices(words, k=40)) for i in range(200))
+    pages = (json.dumps({"text": text}) + "\n" for text in texts)
+    (data / "pretrain/a.jsonl").write_text("".join(pages))
+    turns = lambda i: [{"role": "user", "content": f"day {i}?"}, {"role": "assistant", "content": f"cat {i * 7}"}]  # noqa: E731
+    (data / "sft/a.jsonl").write_text("".join(json.dumps({"messages": turns(i)}) + "\n" for i in range(60)))
+    folder = tmp_path / "run"
+    stages = ["--stages", "tokenizer,pretrain,midtrain,sft"]
+    done = speedrun(folder, "--data", str(data), *stages, *LATER, "--sft-stop-after", "2")
+    assert done.returncode == 130 and "sft stopped at step 2 of 3" in done.stderr, done.stderr
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["pretrain"]["steps"] == 12 and settings["sft"]["steps"] == 3
+    alone = [sys.executable, "-m", "pynanochat", "sft", "--run", str(folder), "--stop-after", "0"]
+    again = subprocess.run(alone, capture_output=True, text=True)
+    assert again.returncode == 0 and "going on from step 2 of 3" in again.stdout, again.stderr
+    for stage in ("midtrain", "sft"):
+        summary = json.loads((folder / stage / "summary.json").read_text())
+        assert summary["steps"] == 3 and summary["conversations"] > 60
+
+
+def test_a_dry_run_names_every_stage_and_makes_nothing(tmp_path, capsys):
+    plan = ["--run", str(tmp_path / "run"), *SMALL[:-2], "--dry-run"]
+    job.main([*plan, "--sft-steps", "7", "--midtrain-batch-tokens", "512"])
+    said = capsys.readouterr().out
+    assert "stages tokenizer, pretrain, midtrain, sft, eval, report" in said
+    assert "midtrain: 1 x its conversations, in steps of 512 tokens" in said and "sft: 7 steps of 256 tokens" in said
+    job.main([*plan, "--merged"])
+    said = capsys.readouterr().out
+    assert "midtrain" not in said and "sft" in said
+    with pytest.raises(UsageError, match="--stages midtrain: not a stage of this run"):
+        job.main([*plan, "--merged", "--stages", "pretrain,midtrain"])
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import json
 
 from pynanochat import runtime, settings
 from pynanochat.errors import CheckpointError
-from pynanochat.stages import evaluate, finetune, midtrain, pretrain, sft, tokenizer
+from pynanochat.stages import begin, evaluate, finetune, midtrain, pretrain, sft, tokenizer
 from pynanochat.stages.run import Run, RunSettings, run_folder
 
 SETTINGS = {
@@ -123,7 +123,7 @@ def finetune_main(stage, argv: list[str]) -> None:
     if flags.dry_run:
         print(finetune.describe_plan(run, stage.NAME))
         return
-    finetune.begin(run, stage.NAME)  # before anything is changed
+    begin.begin(run, stage.NAME)  # before anything is changed
     carry_out_alone(run, stage, flags.fresh)
 
 

@@ -1,29 +1,24 @@
-"""What the stages after pretraining share: the weights they begin from, rows and steps, validation, samples.
+"""What midtraining and SFT share: rows and steps, validation, samples.
 
-    work = Finetuning(run, "sft")             # the model with the weights of the stage before, tokenizer, plan
+    work = Finetuning(run, "sft")
     return work.train(make_loader, loss)      # the training loop over the stage's mixture
 
-Each stage begins from the final checkpoint of the stage before it: rl from sft, sft from midtrain, midtrain from
-pretrain; with `[run] merged` there is no midtraining and sft begins from pretrain. Learning rates are those of
-pretraining, times the stage's schedule and its lr_scale.
+Learning rates are those of pretraining, times the stage's schedule and its lr_scale.
 """
 
-import dataclasses
-import hashlib
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-from pynanochat import checkpoint, runtime, settings
+from pynanochat import runtime
 from pynanochat.data.conversations import PaddedConversations, batches_in
 from pynanochat.data.prefetch import Prefetch
-from pynanochat.errors import CheckpointError, UsageError
-from pynanochat.model import GPT, GPTConfig
-from pynanochat.model.scaling import horizon, measure
-from pynanochat.optim import RECIPES, SCHEDULES, build_optimizer
-from pynanochat.stages import pretrain
+from pynanochat.errors import UsageError
+from pynanochat.model.scaling import measure
+from pynanochat.optim import RECIPES, SCHEDULES
+from pynanochat.stages import begin, pretrain
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.tokenizer import render_for_completion
 
@@ -63,53 +58,6 @@ class FinetuneSettings(LoopSettings):
     OPERATIONAL = LoopSettings.OPERATIONAL | {"compile", "chat_eval_every", "chat_eval_examples", "chat_eval_tasks"}
 
 
-def earlier(run, stage: str) -> str:
-    """The stage that `stage` of this run begins from. Raises UsageError for midtraining in a merged run."""
-    chain = [s for s in checkpoint.STAGES if s != "midtrain" or not run.settings.merged]
-    if stage not in chain:
-        raise UsageError(f"--merged: {stage} is part of sft in this run; train sft, or give --no-merged")
-    return chain[chain.index(stage) - 1]
-
-
-def begin(run, stage: str) -> checkpoint.Checkpoint:
-    """The final checkpoint of the stage before, verified. Raises CheckpointError where it is not there."""
-    before = earlier(run, stage)
-    found = checkpoint.latest(run.stage_folder(before)) if run.done(before) else None
-    if found is None:
-        merged = ", or --merged to do without it" if before == "midtrain" else ""
-        raise CheckpointError(
-            f"{run.folder}: {stage} begins from {before}, which is not finished; "
-            f"`pynanochat {before} --run {run.folder.name}` does it first{merged}"
-        )
-    return found
-
-
-def identity(run, stage: str) -> dict:
-    """All that decides the result of a stage after pretraining."""
-    before = earlier(run, stage)
-    found = checkpoint.steps(run.stage_folder(before))
-    return {
-        **settings.binding(run.tables[stage]),
-        "seed": run.settings.seed,
-        "dtype": run.settings.dtype,
-        "begins_from": before,
-        "weights_hash": file_hash(found[-1][1] / checkpoint.MANIFEST) if found else None,
-        "tokenizer_hash": run.tokenizer().hash(),
-        "mixture_hash": run.mixture(stage).hash(),
-    }
-
-
-def file_hash(path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def pretrained(run) -> pretrain.PretrainSettings:
-    """The settings that the run's base model was trained with."""
-    names = {field.name for field in dataclasses.fields(pretrain.PretrainSettings)}
-    recorded = (run.done("pretrain") or {"identity": {}})["identity"]
-    return dataclasses.replace(run.tables["pretrain"], **{k: v for k, v in recorded.items() if k in names})
-
-
 def check_settings(wanted: FinetuneSettings) -> None:
     """Raise UsageError for a number out of range."""
     for name in ("lr_scale", "weight_decay"):
@@ -126,8 +74,8 @@ def check_settings(wanted: FinetuneSettings) -> None:
 
 def describe_plan(run, stage: str, processes: int = 1) -> str:
     """The line of a dry run; nothing need be there yet."""
-    earlier(run, stage)
-    wanted, base = run.tables[stage], pretrained(run)
+    begin.earlier(run, stage)
+    wanted, base = run.tables[stage], begin.pretrained(run)
     check_settings(wanted)
     device = runtime.pick_device(run.settings.device)
     what = pretrain.plan(base, run.tables["tokenizer"].vocab_size, device, processes)
@@ -141,32 +89,16 @@ def flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-class Finetuning:
+class Finetuning(begin.Beginning):
     """One stage's training: everything that does not depend on how its batches and its loss are made.
 
     conversations: rows of a step, where a step is counted in them and not in tokens.
     """
 
     def __init__(self, run, stage: str, conversations: int = 0):
-        self.run, self.stage, self.ranks = run, stage, run.ranks
-        self.wanted: FinetuneSettings = run.tables[stage]
-        check_settings(self.wanted)
-        self.found = begin(run, stage)
-        self.device = runtime.pick_device(run.settings.device, run.ranks)
-        runtime.init_distributed(run.ranks, self.device)
-        if self.device.type == "cpu":
-            runtime.keep_freed_memory()
-        runtime.seed_everything(run.settings.seed)
-        self.tokenizer = run.tokenizer()
-        self.base = pretrained(run)
-        self.dtype = runtime.pick_compute_dtype(self.device, run.settings.dtype)
-        self.config = GPTConfig.from_dict(self.found.state("state")["model"])
-        ratio = self.base.tokens_per_parameter or pretrain.TOKENS_PER_PARAMETER[self.base.arch]
-        self.horizon = horizon(self.config, ratio, self.base.batch_tokens or None)
+        check_settings(run.tables[stage])
+        super().__init__(run, stage)
         self._plan_rows(conversations)
-        self.model = GPT(self.config, seed=run.settings.seed, compute_dtype=self.dtype)
-        self.model.load_state_dict(self.found.tensors("model"))
-        self.model.to(self.device)
 
     def _plan_rows(self, conversations: int) -> None:
         """Rows of a step, of a micro-batch, and micro-batches; those that a begun run has recorded stay."""
@@ -179,7 +111,7 @@ class Finetuning:
             raise UsageError(
                 f"{what} does not divide over {world} ranks with rows of {length}; use a multiple of {unit}"
             )
-        recorded = self._recorded()
+        recorded = self.recorded()
         device_rows = self.wanted.device_rows or recorded.get("fitted_rows", 0)
         if not device_rows:
             most = pretrain.fit_device_rows(self.config, self.device, rows // world)
@@ -192,11 +124,6 @@ class Finetuning:
             )
         self.rows, self.device_rows, self.stream_count = rows, device_rows, rows // device_rows
         self.steps = self.wanted.steps or recorded.get("counted_steps", 0)
-
-    def _recorded(self) -> dict:
-        """What a begun run of this stage has settled on."""
-        found = checkpoint.latest(self.run.stage_folder(self.stage))
-        return found.state("state")["identity"] if found else {}
 
     def train(self, make_loader, loss=None, forward=None) -> dict:
         """Train on the stage's mixture; make_loader(mixture, tokenizer, **settings) gives one stream's batches."""
@@ -215,13 +142,14 @@ class Finetuning:
             folder=self.run.stage_folder(self.stage),
             model=self.model,
             forward=forward or compiled,
-            optimizer=self.optimizer(),
+            optimizer=self.optimizer(weight_decay=self.wanted.weight_decay, warm=self.wanted.warm_optimizer),
             schedule=SCHEDULES[self.config.arch][self.stage],
             streams=streams,
             stream_count=self.stream_count,
             total_steps=self.steps,
             options=self.wanted,
-            identity=identity(self.run, self.stage) | {"fitted_rows": self.device_rows, "counted_steps": self.steps},
+            identity=begin.identity(self.run, self.stage)
+            | {"fitted_rows": self.device_rows, "counted_steps": self.steps},
             flops_per_token=size.flops_per_token,
             peak_flops=runtime.peak_flops(self.device, self.dtype) * self.ranks.world_size,
             gradient_clip=RECIPES[self.config.arch].gradient_clip,
@@ -262,22 +190,8 @@ class Finetuning:
         return (
             f"{self.stage}: {len(mixture):,} conversations, {self.steps:,} steps of {self.rows} rows of at most "
             f"{self.config.sequence_len} tokens ({self.stream_count} x {self.device_rows}), begins from "
-            f"{earlier(self.run, self.stage)}"
+            f"{begin.earlier(self.run, self.stage)}"
         )
-
-    # --- the optimizer
-
-    def optimizer(self):
-        """Pretraining's recipe and rates; its state too, unless the stage wants to begin cold."""
-        optimizer = build_optimizer(
-            self.model,
-            self.config.arch,
-            lr_multiplier=self.horizon.lr_multiplier * self.base.lr_scale * self.wanted.lr_scale,
-            weight_decay=self.wanted.weight_decay,
-        )
-        if self.wanted.warm_optimizer:
-            optimizer.load_named_state(self.found.tensors("optimizer"), self.model.named_parameters())
-        return optimizer
 
     # --- evaluation
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pynanochat.data.conversations import PackedConversations
-from pynanochat.stages import finetune
+from pynanochat.stages import begin, finetune
 
 NAME = "midtrain"
 
@@ -14,7 +14,7 @@ class MidtrainSettings(finetune.FinetuneSettings):
 
 
 def identity(run) -> dict:
-    return finetune.identity(run, NAME)
+    return begin.identity(run, NAME)
 
 
 def train(run) -> dict:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pynanochat.data.conversations import PaddedConversations
 from pynanochat.errors import UsageError
-from pynanochat.stages import finetune
+from pynanochat.stages import begin, finetune
 
 NAME = "sft"
 CONVERSATIONS = {"2025": 32, "2026": 0}
@@ -22,13 +22,13 @@ class SftSettings(finetune.FinetuneSettings):
 
 
 def identity(run) -> dict:
-    return finetune.identity(run, NAME)
+    return begin.identity(run, NAME)
 
 
 def train(run) -> dict:
     """Finetune the model of `run`; resumes from its newest checkpoint. Returns the loop's summary."""
     wanted: SftSettings = run.tables[NAME]
-    arch = finetune.pretrained(run).arch
+    arch = begin.pretrained(run).arch
     conversations = CONVERSATIONS[arch] if wanted.conversations < 0 else wanted.conversations
     if conversations and wanted.batch_tokens:
         raise UsageError(

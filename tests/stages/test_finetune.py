@@ -17,7 +17,7 @@ from pynanochat.data.conversations import ConversationBatch
 from pynanochat.engine import Engine
 from pynanochat.errors import CheckpointError, DataError, Interrupted, UsageError
 from pynanochat.model import GPT, GPTConfig
-from pynanochat.stages import finetune, midtrain, sft
+from pynanochat.stages import begin, finetune, midtrain, sft
 from tests.stages.fakes import LATER, Talk, make_base, make_run
 
 STAGES = (midtrain, sft)
@@ -176,7 +176,7 @@ def test_the_weights_and_the_optimizer_begin_as_the_stage_before_ended(base):
     before = checkpoint.latest(base / "pretrain")
     weights = work.model.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in before.tensors("model").items())
-    optimizer = work.optimizer()
+    optimizer = work.optimizer(warm=True)
     state = optimizer.named_state(work.model.named_parameters())
     assert all(torch.equal(v, state[k]) for k, v in before.tensors("optimizer").items())
     rates = {g["name"]: g["initial_lr"] for g in optimizer.param_groups}
@@ -186,7 +186,7 @@ def test_the_weights_and_the_optimizer_begin_as_the_stage_before_ended(base):
 
 
 def test_a_cold_optimizer_is_cold(base):
-    work = finetune.Finetuning(make_run(base, midtrain_warm_optimizer=False), "midtrain")
+    work = finetune.Finetuning(make_run(base), "midtrain")
     state = work.optimizer().named_state(work.model.named_parameters())
     assert not any(v.any() for v in state.values())
 
@@ -228,9 +228,9 @@ def test_a_stage_without_the_one_before_says_which_command_makes_it(base, tmp_pa
     with pytest.raises(CheckpointError, match="sft begins from midtrain.*`pynanochat midtrain --run run`.*--merged"):
         make_run(base).carry_out(sft)
     with pytest.raises(CheckpointError, match="midtrain begins from pretrain.*`pynanochat pretrain --run new`"):
-        finetune.begin(make_run(tmp_path / "new"), "midtrain")
+        begin.begin(make_run(tmp_path / "new"), "midtrain")
     with pytest.raises(UsageError, match="--merged.*--no-merged"):
-        finetune.begin(make_run(base, merged=True), "midtrain")
+        begin.begin(make_run(base, merged=True), "midtrain")
 
 
 def test_other_weights_below_a_stage_are_noticed(whole, tmp_path):
