@@ -12,10 +12,12 @@ import hashlib
 
 from pynanochat import checkpoint, runtime, settings
 from pynanochat.errors import CheckpointError, UsageError
-from pynanochat.model import GPT, GPTConfig
+from pynanochat.model import GPT, GPTConfig, lora
 from pynanochat.model.scaling import horizon
-from pynanochat.optim import build_optimizer
+from pynanochat.optim import SCHEDULES, MuonAdamW, Schedule, build_optimizer
 from pynanochat.stages import pretrain
+
+ADAPTERS = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0}
 
 
 def earlier(run, stage: str) -> str:
@@ -73,7 +75,8 @@ class Beginning:
     """A stage's model, with the weights of the stage before, and what is needed to train it on this rank.
 
     found: the checkpoint of the stage before. base: what pretraining was done with. horizon: its batch and rates.
-    Joins the ranks' process group. Raises CheckpointError where the stage before is not finished.
+    Settings with lora_rank above 0 (and lora_alpha, lora_lr) give the model adapters, which alone learn. Joins the
+    ranks' process group. Raises CheckpointError where the stage before is not finished.
     """
 
     def __init__(self, run, stage: str):
@@ -92,6 +95,14 @@ class Beginning:
         self.model = GPT(self.config, seed=run.settings.seed, compute_dtype=self.dtype)
         self.model.load_state_dict(self.found.tensors("model"))
         self.model.to(self.device)
+        self.adapted = getattr(self.wanted, "lora_rank", 0) != 0
+        if self.adapted:
+            lora.adapt(self.model, self.wanted.lora_rank, self.wanted.lora_alpha, seed=run.settings.seed)
+
+    def schedule(self) -> Schedule:
+        """The stage's schedule; for adapters its shape alone, as their rate is not pretraining's."""
+        schedule = SCHEDULES[self.config.arch][self.stage]
+        return dataclasses.replace(schedule, scale=1.0) if self.adapted else schedule
 
     def recorded(self) -> dict:
         """The identity of this stage's newest checkpoint, with what it settled on; nothing where it is not begun."""
@@ -99,7 +110,14 @@ class Beginning:
         return found.state("state")["identity"] if found else {}
 
     def optimizer(self, *, weight_decay: float = 0.0, warm: bool = False):
-        """Pretraining's recipe and rates, times the stage's lr_scale; `warm` with the state of the stage before."""
+        """Pretraining's recipe and rates, times the stage's lr_scale; `warm` with the state of the stage before.
+
+        Adapters have AdamW, a rate of their own and nothing of pretraining's.
+        """
+        if self.adapted:
+            learning = list(lora.adapters(self.model).values())
+            lr = self.wanted.lora_lr * self.wanted.lr_scale
+            return MuonAdamW([{"kind": "adamw", "name": "lora", "params": learning, "lr": lr, **ADAPTERS}])
         optimizer = build_optimizer(
             self.model,
             self.config.arch,
@@ -107,5 +125,7 @@ class Beginning:
             weight_decay=weight_decay,
         )
         if warm:
+            if not (self.found.folder / "optimizer.safetensors").exists():
+                raise CheckpointError(f"{self.found.folder}: it has no optimizer state; use --no-warm-optimizer")
             optimizer.load_named_state(self.found.tensors("optimizer"), self.model.named_parameters())
         return optimizer

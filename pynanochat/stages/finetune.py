@@ -16,8 +16,9 @@ from pynanochat import runtime
 from pynanochat.data.conversations import PaddedConversations, batches_in
 from pynanochat.data.prefetch import Prefetch
 from pynanochat.errors import UsageError
+from pynanochat.model import lora
 from pynanochat.model.scaling import measure
-from pynanochat.optim import RECIPES, SCHEDULES
+from pynanochat.optim import RECIPES
 from pynanochat.stages import begin, pretrain
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.tokenizer import render_for_completion
@@ -143,7 +144,7 @@ class Finetuning(begin.Beginning):
             model=self.model,
             forward=forward or compiled,
             optimizer=self.optimizer(weight_decay=self.wanted.weight_decay, warm=self.wanted.warm_optimizer),
-            schedule=SCHEDULES[self.config.arch][self.stage],
+            schedule=self.schedule(),
             streams=streams,
             stream_count=self.stream_count,
             total_steps=self.steps,
@@ -159,7 +160,12 @@ class Finetuning(begin.Beginning):
             sample=self.sampler(),
             ranks=self.ranks,
         )
-        return loop.run() | {"conversations": len(mixture), "parameters": size.parameters}
+        learning = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return loop.run() | {
+            "conversations": len(mixture),
+            "parameters": size.parameters,
+            "trained_parameters": learning,
+        }
 
     # --- batches and steps
 
@@ -233,7 +239,7 @@ class Finetuning(begin.Beginning):
             from pynanochat.tasks import available, open_task
 
             where, scores = self.run.task_data(), {}
-            engine = Engine(model, self.tokenizer, self.stage)
+            engine = Engine(lora.merged(model), self.tokenizer, self.stage)
             for name in self.wanted.chat_eval_tasks.split(",") if self.wanted.chat_eval_tasks else available(where):
                 task = open_task(name.strip(), "test", where)
                 examples = self.wanted.chat_eval_examples
@@ -304,7 +310,7 @@ def answers(model, tokenizer, questions) -> list[dict]:
     """Greedy answers, tool calls and their outputs included, as {"prompt", "text"}."""
     from pynanochat.engine import Engine
 
-    engine = Engine(model, tokenizer)
+    engine = Engine(lora.merged(model), tokenizer)
     prompts = [render_for_completion(tokenizer, messages) for messages in questions]
     generated = engine.generate_batch(prompts, max_tokens=SAMPLE_TOKENS, temperature=0.0)
     return [

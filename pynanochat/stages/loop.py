@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from pynanochat import checkpoint, settings
 from pynanochat.errors import CheckpointError, Interrupted, TrainingError
+from pynanochat.model import lora
 from pynanochat.runtime import Ranks
 from pynanochat.stages.progress import Display, duration
 
@@ -317,7 +318,9 @@ class TrainingLoop:
         for index, stream in self.streams.items():
             writer.state(f"loader_{index}", stream.state_dict())
         if self.ranks.first:
-            writer.tensors("model", self.model.state_dict())
+            writer.tensors("model", lora.merged_state(self.model))
+            if adapters := lora.adapters(self.model):
+                writer.tensors("adapters", adapters)
             writer.tensors("optimizer", self.optimizer.named_state(self.model.named_parameters()))
             writer.state("state", self._state())
         self._barrier()
@@ -364,7 +367,10 @@ class TrainingLoop:
         return found is not None
 
     def _load_weights(self, found: checkpoint.Checkpoint) -> None:
-        self.model.load_state_dict(found.tensors("model"))
+        if lora.adapters(self.model):  # what they are added to never changes
+            lora.load_adapters(self.model, found.tensors("adapters"))
+        else:
+            self.model.load_state_dict(found.tensors("model"))
         self.optimizer.load_named_state(found.tensors("optimizer"), self.model.named_parameters())
         self.optimizer.load_scalars(found.state("state")["optimizer"])
 

@@ -19,6 +19,12 @@ class SftSettings(finetune.FinetuneSettings):
     conversations: int = -1
     """Conversations of a step, each in a row of its own; 0 to pack them into batch_tokens; negative for the
     architecture's own: 32 in 2025, packed in 2026."""
+    lora_rank: int = 0
+    """Rank of adapters to the blocks' matrices, which then alone learn; 0 trains the whole model."""
+    lora_alpha: float = 16.0
+    """Weight of the adapters: what they add is times alpha/rank."""
+    lora_lr: float = 0.001
+    """Learning rate of the adapters, in the place of pretraining's and the schedule's scale."""
 
 
 def identity(run) -> dict:

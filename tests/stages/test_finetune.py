@@ -16,7 +16,7 @@ from pynanochat import checkpoint
 from pynanochat.data.conversations import ConversationBatch
 from pynanochat.engine import Engine
 from pynanochat.errors import CheckpointError, DataError, Interrupted, UsageError
-from pynanochat.model import GPT, GPTConfig
+from pynanochat.model import GPT, GPTConfig, lora
 from pynanochat.stages import begin, finetune, midtrain, sft
 from tests.stages.fakes import LATER, Talk, make_base, make_run
 
@@ -268,3 +268,47 @@ def test_an_empty_mixture_is_an_error(base):
     run._mixtures["midtrain", "train"] = Talk(0)
     with pytest.raises(DataError, match="0 conversations"):
         midtrain.train(run)
+
+
+# --- LoRA
+
+LORA = {"sft_lora_rank": 4, "sft_lora_lr": 0.01}
+
+
+@pytest.fixture(scope="module")
+def adapted(whole, tmp_path_factory):
+    folder = copy(whole[0], tmp_path_factory.mktemp("lora"))
+    make_run(folder).forget("sft")
+    return folder, make_run(folder, **LORA).carry_out(sft)
+
+
+def test_adapters_learn_and_the_checkpoint_is_a_plain_model(whole, adapted):
+    folder, summary = adapted
+    losses = [line["val_loss"] for line in lines_of(folder, "sft") if "val_loss" in line]
+    assert losses[-1] < losses[0] - 0.1
+    assert summary["trained_parameters"] < summary["parameters"] / 10
+    before, after = (checkpoint.latest(folder / stage).tensors("model") for stage in ("midtrain", "sft"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {n for n in before if n.startswith("transformer.h.") and "ve_gate" not in n}
+    engine = Engine.load(folder)
+    work = finetune.Finetuning(make_run(folder, **LORA), "sft")
+    lora.load_adapters(work.model, checkpoint.latest(folder / "sft").tensors("adapters"))
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(work.model(ids), engine.model(ids))
+
+
+def test_adapters_stopped_and_resumed_equal_uninterrupted(whole, adapted, tmp_path):
+    folder = copy(whole[0], tmp_path)
+    make_run(folder).forget("sft")
+    with pytest.raises(Interrupted):
+        make_run(folder, **LORA, sft_stop_after=3).carry_out(sft)
+    make_run(folder, **LORA).carry_out(sft)
+    assert figures(folder, "sft") == figures(adapted[0], "sft")
+    same_tensors(folder, adapted[0], "sft")
+
+
+def test_another_rank_for_a_begun_stage_is_refused(adapted):
+    with pytest.raises(UsageError, match="lora_rank 4 -> 8"):
+        make_run(adapted[0], **LORA | {"sft_lora_rank": 8}).carry_out(sft)
