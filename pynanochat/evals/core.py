@@ -178,5 +178,8 @@ def _example(task: CoreTask, index: int, item: Item, got: Answer, tokenizer) -> 
     else:
         options = row["choices" if task.kind == "multiple_choice" else "context_options"]
         said, reference = options[got.row], options[item.gold]
-        prompt = prompt if task.kind == "schema" else prompt[: len(prompt) - len(row["choices"][0])]
+        if task.kind == "schema":
+            prompt = f"...{task.delimiter}{row['continuation']}"
+        else:
+            prompt = prompt[: len(prompt) - len(row["choices"][0])]
     return {"prompt": prompt[-PROMPT_SHOWN:], "answer": said, "reference": reference, "correct": got.right}

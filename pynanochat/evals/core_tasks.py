@@ -114,13 +114,17 @@ def common(rows: list[np.ndarray]) -> int:
 
 
 def _cut(item: Item, context: int) -> Item:
-    """The item with rows of at most context + 1 tokens (the last is only predicted): <|bos|> and the end are kept."""
-    rows, starts = [], []
-    for row, start in zip(item.rows, item.starts, strict=True):
-        gone = max(0, len(row) - (context + 1))
-        rows.append(np.concatenate([row[:1], row[1 + gone :]]))
-        starts.append(max(1, start - gone))
-    return Item(rows, starts, item.gold, int(any(len(a) > len(b) for a, b in zip(item.rows, rows, strict=True))))
+    """The item with rows of at most context + 1 tokens (the last is only predicted): <|bos|> and the end are kept.
+
+    All rows lose the same tokens, so that the options stand behind the same text, unless one would lose its answer.
+    """
+    gone = [max(0, len(row) - (context + 1)) for row in item.rows]
+    if not any(gone):
+        return item
+    if max(gone) < min(item.starts):
+        gone = [max(gone)] * len(gone)
+    rows = [np.concatenate([row[:1], row[1 + n :]]) for row, n in zip(item.rows, gone, strict=True)]
+    return Item(rows, [max(1, start - n) for start, n in zip(item.starts, gone, strict=True)], item.gold, 1)
 
 
 def open_bundle(folder: Path) -> list[CoreTask]:

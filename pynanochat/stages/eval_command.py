@@ -2,7 +2,7 @@
 
     pynanochat eval --run toy --stage sft --tasks GSM8K,CORE/hellaswag --max-examples 100
 
-Flags hold for this call alone: the run's settings stay, and results for other settings are replaced.
+Its own flags hold for this call alone: the run's settings stay, and results for other settings are replaced.
 """
 
 from pynanochat import runtime
@@ -26,4 +26,7 @@ def main(argv: list[str]) -> None:
             run.forget(evaluate.NAME)
             runtime.init_distributed(run.ranks, runtime.pick_device(run.settings.device, run.ranks))
             runtime.barrier(run.ranks)  # no rank may find what the first is about to remove
-        evaluate.train(run)
+        if any(name.startswith("eval_") for name in vars(flags)):
+            evaluate.train(run)  # for the asking, not the run's own evaluation
+        else:
+            run.carry_out(evaluate)

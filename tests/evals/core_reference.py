@@ -43,8 +43,11 @@ def predict(model, tokenizer, kind, data, index, shots, gap):
         assert rows[0][: len(without)] == without
         asked = [len(rows[0]) - len(without)]
     losses = []
-    for row, count in zip(rows, asked, strict=True):
-        while len(row) - 1 > model.config.sequence_len:
+    too_many = [max(0, len(row) - 1 - model.config.sequence_len) for row in rows]
+    if all(max(too_many) < len(row) - count for row, count in zip(rows, asked, strict=True)):
+        too_many = [max(too_many)] * len(rows)  # the same for all, where no answer is lost
+    for row, count, gone in zip(rows, asked, too_many, strict=True):
+        for _ in range(gone):
             row = row[:1] + row[2:]  # <|bos|> stays, what follows it goes
         logits = model(torch.tensor([row[:-1]]))[0].double()
         count = min(count, len(row) - 1)

@@ -240,5 +240,6 @@ def test_two_ranks_find_what_one_finds(run, tmp_path):
     said = [rank.communicate(timeout=300)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     assert "eval sft: MMLU" in said[0] and said[1] == ""
+    assert run.finished(evaluate)
     together = json.loads((run.stage_folder("eval") / "summary.json").read_text())
     assert {k: v for k, v in together.items() if k != "seconds"} == {k: v for k, v in alone.items() if k != "seconds"}
