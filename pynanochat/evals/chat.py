@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from pynanochat.engine.batch import Token
-from pynanochat.engine.events import EventReader
+from pynanochat.engine.events import answer_events
 from pynanochat.errors import DataError
 from pynanochat.evals.ranks import gather, mine
 from pynanochat.evals.score import EXAMPLES, Score, make_score, pass_at, reliability
@@ -168,11 +167,9 @@ def _answers(engine, task, indices, shown, samples, temperature, rows) -> list[d
 
 def _read(tokenizer, generated) -> tuple[str, str]:
     """What was said without tool calls and outputs, which is graded, and all of it as a reader sees it."""
-    reader = EventReader(tokenizer)
-    events = [e for token in zip(generated.ids, generated.forced, strict=True) for e in reader.read(Token(0, *token))]
-    events += reader.close(generated.finish)
+    events = answer_events(tokenizer, generated.ids, generated.forced)
     said = "".join(event.text for event in events if event.kind == "text")
-    return said, _shown((event.kind, event.text) for event in events if event.kind != "end")
+    return said, _shown((event.kind, event.text) for event in events)
 
 
 # --- both ---
