@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
+from pynanochat.data.mixture import order
 from pynanochat.engine.events import answer_events
 from pynanochat.errors import DataError
 from pynanochat.tokenizer.chat import render_for_completion
@@ -74,7 +74,8 @@ class Questions:
         )
 
     def _shuffled(self, which: int, turn: int):
-        return np.random.default_rng((self.seed, which, turn)).permutation(len(self.tasks[which]))
+        seed = _digest(f"questions/{self.seed}/{which}/{turn}")
+        return order(len(self.tasks[which]), seed)
 
 
 @dataclass
@@ -142,7 +143,12 @@ def roll_out(
 
 def seed_of(seed: int, number: int) -> int:
     """A seed of 63 bits for question `number` of a run with `seed`."""
-    return int.from_bytes(hashlib.blake2b(b"rollout/%d/%d" % (seed, number), digest_size=8).digest(), "little") >> 1
+    return _digest(f"answers/{seed}/{number}")
+
+
+def _digest(text: str) -> int:
+    """63 bits of a hash of `text`."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def advantages(rewards: list[float], divide_by_std: bool = False) -> list[float]:
