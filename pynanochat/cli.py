@@ -13,6 +13,7 @@ COMMANDS = {
     "pretrain": ("pynanochat.stages.commands:pretrain_main", "train the base model of a run"),
     "midtrain": ("pynanochat.stages.commands:midtrain_main", "train a run's base model on conversations"),
     "sft": ("pynanochat.stages.commands:sft_main", "finetune a run's model on what the assistant says"),
+    "rl": ("pynanochat.stages.rl_command:main", "let a run's model learn from what its answers earn"),
     "eval": ("pynanochat.stages.eval_command:main", "evaluate a run's stages on its tasks and on CORE"),
     "chat": ("pynanochat.chat:main", "talk to a run's model in the terminal"),
     "report": ("pynanochat.report.commands:main", "write the report of a run"),

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "report": {"errors", "runtime"},
     "stages": {
         "errors", "runtime", "settings", "checkpoint", "data", "tokenizer", "model", "optim", "ops", "evals", "tasks",
-        "engine", "report",
+        "engine", "report", "tools",
     },
     "chat": {"errors", "runtime", "checkpoint", "engine", "tokenizer", "tools"},
     "doctor": ALL,

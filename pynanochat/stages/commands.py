@@ -9,7 +9,7 @@ import json
 
 from pynanochat import runtime, settings
 from pynanochat.errors import CheckpointError
-from pynanochat.stages import begin, evaluate, finetune, midtrain, pretrain, sft, tokenizer
+from pynanochat.stages import begin, evaluate, finetune, midtrain, pretrain, rl, sft, tokenizer
 from pynanochat.stages.run import Run, RunSettings, run_folder
 
 SETTINGS = {
@@ -18,6 +18,7 @@ SETTINGS = {
     "pretrain": pretrain.PretrainSettings,
     "midtrain": midtrain.MidtrainSettings,
     "sft": sft.SftSettings,
+    "rl": rl.RLSettings,
     "eval": evaluate.EvalSettings,
 }
 PLAIN = ("run", "tokenizer", "pretrain")  # whose flags never bear a stage's name

@@ -14,16 +14,21 @@ from dataclasses import dataclass
 
 import torch
 
+from pynanochat import runtime
+from pynanochat.data.mixture import Mixture
 from pynanochat.engine import Engine
 from pynanochat.errors import UsageError
+from pynanochat.model.scaling import measure
+from pynanochat.optim import RECIPES, SCHEDULES
 from pynanochat.runtime import Ranks
+from pynanochat.stages import begin, pretrain
 from pynanochat.stages.held_out import evaluation, held_out_questions, samples_of
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.stages.rollout_streams import StepRollouts, Stream
 from pynanochat.stages.rollouts import Questions, Sampling, policy_loss
 
 NAME = "rl"
-MOST_ROWS = 64  # of a micro-batch
+HELD_OUT = "test"  # a generated task may ask a training question again in its "val"
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class RLSettings(LoopSettings):
     uses: int = 1
     """Optimizer steps on each set of answers; with more than 1 the policy leaves them behind, so give --clip too."""
     device_rows: int = 0
-    """Rows of one micro-batch; 0 for as many as memory allows, at most 64."""
+    """Rows of one micro-batch; 0 for as many as memory allows, at most 32."""
     engine_rows: int = 64
     """Answers that are decoded at once."""
     eval_every: int = 60
@@ -176,8 +181,8 @@ def total_steps(wanted: RLSettings, epoch: int) -> int:
     return wanted.steps or max(1, round(wanted.epochs * epoch / wanted.examples_per_step)) * wanted.uses
 
 
-def micro_batch_rows(wanted: RLSettings, most: int, world_size: int) -> int:
-    """Rows of a micro-batch: device_rows, or the largest divisor of a rank's answers that is at most `most`."""
+def answers_of_rank(wanted: RLSettings, world_size: int) -> int:
+    """Answers that each rank samples in a step. Raises UsageError where the questions cannot be dealt evenly."""
     if wanted.examples_per_step % world_size:
         raise UsageError(
             f"--examples-per-step {wanted.examples_per_step}: questions are dealt to {world_size} ranks; use a "
@@ -189,4 +194,114 @@ def micro_batch_rows(wanted: RLSettings, most: int, world_size: int) -> int:
             f"--device-rows {wanted.device_rows}: a step's {answers} answers of each rank do not divide into "
             f"micro-batches of {wanted.device_rows}; use a divisor of {answers}"
         )
-    return wanted.device_rows or max(d for d in range(1, max(1, most) + 1) if answers % d == 0)
+    return answers
+
+
+# --- the stage of a run
+
+
+def reward_tasks(run, split: str = "train") -> list:
+    """The run's reward tasks: those that its settings name, or all that its data offer; HELD_OUT for what tests them.
+
+    Raises UsageError for a task that cannot pay for answers, or whose grading would run programs without isolation.
+    """
+    names = [name.strip() for name in run.tables[NAME].tasks.split(",")]
+    return list(_opened(run.task_data(), tuple(filter(None, names)), split))
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(where, names: tuple[str, ...], split: str) -> tuple:
+    """The tasks of `names`, opened once: keeping test questions out of the training ones takes time."""
+    from pynanochat.tasks import mixtures, open_task
+
+    if split != "train":
+        return tuple(open_task(task.name, split, where) for task in _opened(where, names, "train"))
+    offered = {task.name: task for task in mixtures.reward_tasks(where)}
+    tasks = [offered.get(name) or open_task(name, "train", where) for name in names] or offered.values()
+    for task in tasks:
+        check_task(task)
+    return tuple(tasks)
+
+
+def check_task(task) -> None:
+    """Raise UsageError for a task that reinforcement learning must not use here."""
+    if task.kind != "generate":
+        raise UsageError(f"--tasks {task.name}: nothing is generated there that could be paid for; leave it out")
+    if task.runs_code:
+        from pynanochat.tools import sandbox
+
+        if not sandbox.isolated():
+            raise UsageError(
+                f"--tasks {task.name}: it runs programs that the model writes, and this machine only has "
+                f"{sandbox.active_tier()} against them; allow user namespaces, or leave it out"
+            )
+
+
+def identity(run) -> dict:
+    return begin.origin(run, NAME) | {"tasks_hash": Mixture([(task, 1) for task in reward_tasks(run)]).hash()}
+
+
+def describe_plan(run, processes: int = 1) -> str:
+    """The line of a dry run; nothing need be there yet."""
+    begin.earlier(run, NAME)
+    wanted = run.tables[NAME]
+    check_settings(wanted)
+    answers_of_rank(wanted, processes)
+    extent = f"{wanted.steps:,} steps" if wanted.steps else f"{wanted.epochs:g} x the smallest reward task, in steps"
+    return (
+        f"rl: {extent} of {wanted.examples_per_step} questions x {wanted.samples} answers of at most "
+        f"{wanted.max_new_tokens} tokens"
+    )
+
+
+def check_plan(run, processes: int = 1) -> None:
+    """Raise what can be known to go wrong before anything is changed: settings, tasks that cannot be had."""
+    check_settings(run.tables[NAME])
+    answers_of_rank(run.tables[NAME], processes)
+    reward_tasks(run, HELD_OUT)
+
+
+def train(run) -> dict:
+    """Teach the finetuned model of `run`; resumes from its newest checkpoint. Returns the loop's summary."""
+    wanted: RLSettings = run.tables[NAME]
+    check_plan(run, run.ranks.world_size)
+    tasks, held_out = reward_tasks(run), reward_tasks(run, HELD_OUT)
+    start = begin.Beginning(run, NAME)
+    arch, rows, size = start.config.arch, _rows(start), measure(start.config)
+    loop = training_loop(
+        start.model,
+        start.tokenizer,
+        tasks,
+        held_out,
+        wanted,
+        folder=run.stage_folder(NAME),
+        optimizer=start.optimizer(),
+        schedule=SCHEDULES[arch][NAME],
+        seed=run.settings.seed,
+        rows=rows,
+        ranks=run.ranks,
+        reference=copy.deepcopy(start.model).requires_grad_(False) if wanted.kl else None,
+        identity=identity(run) | {"fitted_rows": rows},
+        flops_per_token=size.flops_per_token,
+        peak_flops=runtime.peak_flops(start.device, start.dtype) * run.ranks.world_size,
+        gradient_clip=RECIPES[arch].gradient_clip,
+    )
+    names = [task.name for task in tasks]
+    run.say(
+        f"rl: {', '.join(names)}; {loop.total_steps:,} steps of {wanted.examples_per_step} questions x "
+        f"{wanted.samples} answers, begins from {begin.earlier(run, NAME)}"
+    )
+    return loop.run() | {"tasks": names, "parameters": size.parameters}
+
+
+def _rows(start: begin.Beginning) -> int:
+    """Rows of a micro-batch: as set, as a begun run has them, or as many as fit."""
+    answers = answers_of_rank(start.wanted, start.ranks.world_size)
+    rows = start.wanted.device_rows or start.recorded().get("fitted_rows", 0)
+    rows = rows or pretrain.fit_device_rows(start.config, start.device, answers)
+    if answers % rows:
+        raise UsageError(
+            f"this run has micro-batches of {rows} rows, which do not divide the {answers} answers of each of "
+            f"{start.ranks.world_size} ranks; use as many processes as before, or --fresh"
+        )
+    return rows

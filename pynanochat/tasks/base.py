@@ -50,6 +50,8 @@ class Task:
     """The accuracy of guessing."""
     max_tokens = 512
     """Of a generated answer."""
+    runs_code = False
+    """Grading runs a program that the model wrote."""
 
     def __len__(self) -> int:
         raise NotImplementedError

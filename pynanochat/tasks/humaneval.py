@@ -20,6 +20,7 @@ class HumanEval(RowsTask):
 
     name = "HumanEval"
     kind = "generate"
+    runs_code = True
 
     def conversation(self, row: dict) -> dict:
         prompt, solution, entry_point, test = (

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,21 +15,27 @@ import pytest
 import torch
 
 from pynanochat import checkpoint
-from pynanochat.errors import Interrupted, UsageError
+from pynanochat.engine import Engine
+from pynanochat.errors import CheckpointError, Interrupted, UsageError
 from pynanochat.model import GPT, GPTConfig
 from pynanochat.optim import Schedule, build_optimizer
 from pynanochat.runtime import Ranks
+from pynanochat.stages import pretrain, rl, rl_command, tokenizer
 from pynanochat.stages.rl import (
     RLSettings,
+    answers_of_rank,
     check_settings,
+    check_task,
     generator,
     longest_prompt,
-    micro_batch_rows,
     total_steps,
     training_loop,
 )
 from pynanochat.tasks.base import Task
+from pynanochat.tasks.humaneval import HumanEval
+from pynanochat.tools import sandbox
 from tests.engine.fakes import ByteTokenizer, small_model
+from tests.stages.fakes import make_run
 
 TOKENIZER = ByteTokenizer()
 CONFIG = GPTConfig.from_depth(1, head_dim=16, vocab_size=265, sequence_len=32)
@@ -309,12 +316,34 @@ def test_what_means_nothing_is_refused():
 
 def test_rows_divide_the_answers_of_each_rank():
     wanted = RLSettings(examples_per_step=6, samples=16)
-    assert micro_batch_rows(wanted, 64, 1) == 48 and micro_batch_rows(wanted, 20, 2) == 16
-    assert micro_batch_rows(wanted, 0, 1) == 1
+    assert answers_of_rank(wanted, 1) == 96 and answers_of_rank(wanted, 2) == 48
     with pytest.raises(UsageError, match="multiple of 4"):
-        micro_batch_rows(wanted, 64, 4)
+        answers_of_rank(wanted, 4)
     with pytest.raises(UsageError, match="--device-rows 7"):
-        micro_batch_rows(dataclasses.replace(wanted, device_rows=7), 64, 1)
+        answers_of_rank(dataclasses.replace(wanted, device_rows=7), 1)
+
+
+def test_programs_of_the_model_need_isolation(monkeypatch):
+    class Programs(Bandit):
+        name, runs_code = "Programs", True
+
+    task = Programs("Programs")
+    monkeypatch.setattr(sandbox, "isolated", lambda: True)
+    check_task(task)
+    monkeypatch.setattr(sandbox, "isolated", lambda: False)
+    monkeypatch.setattr(sandbox, "active_tier", lambda: "rlimits only")
+    with pytest.raises(UsageError, match="Programs.*rlimits only"):
+        check_task(task)
+    check_task(Bandit())
+    assert HumanEval.runs_code
+
+
+def test_what_cannot_pay_is_refused():
+    class Choice(Bandit):
+        kind = "choice"
+
+    with pytest.raises(UsageError, match="Bandit"):
+        check_task(Choice())
 
 
 def test_an_epoch_asks_the_smallest_task_once():
@@ -327,3 +356,66 @@ def test_an_epoch_asks_the_smallest_task_once():
 def test_ranks_deal_every_question_once(tmp_path):
     loops = [make_loop(tmp_path / str(r), ranks=Ranks(r, r, 2), rows=16) for r in range(2)]
     assert [list(loop.streams) for loop in loops] == [[0], [1]]
+
+
+# --- the stage of a run
+
+RL = {"examples_per_step": 2, "samples": 4, "max_new_tokens": 12, "steps": 2, "eval_every": 1, "eval_examples": 3}
+RL |= {"pass_k": 2, "sample_every": 0, "save_every": 1, "tasks": "ToyWorld-Arithmetic,SpellingBee"}
+
+
+def rl_run(folder, **changes):
+    return make_run(folder, **{f"rl_{k}": v for k, v in (RL | changes).items()}, sequence_len=128)
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    """A run whose base model stands for the finetuned one."""
+    folder = tmp_path_factory.mktemp("finetuned") / "run"
+    run = rl_run(folder)
+    run.save_settings()
+    for stage in (tokenizer, pretrain):
+        run.carry_out(stage)
+    shutil.copytree(folder / "pretrain", folder / "sft")
+    return folder
+
+
+def test_the_stage_learns_from_the_toy_world_and_the_engine_finds_it(finetuned, tmp_path):
+    folder = shutil.copytree(finetuned, tmp_path / "run")
+    summary = rl_run(folder).carry_out(rl)
+    assert summary["steps"] == 2 and summary["tasks"] == ["ToyWorld-Arithmetic", "SpellingBee"]
+    assert "pass@2/SpellingBee" in summary and 1 <= summary["val_answer_tokens"] <= 12
+    assert Engine.load(folder).stage == "rl"
+    state = checkpoint.latest(folder / "rl").state("state")
+    assert state["identity"]["begins_from"] == "sft" and state["identity"]["tasks_hash"]
+    assert rl_run(folder).carry_out(rl) == summary
+    with pytest.raises(UsageError, match="temperature 1.0 -> 0.5"):
+        rl_run(folder, temperature=0.5).carry_out(rl)
+
+
+def test_the_command_goes_on_where_it_was_stopped(finetuned, tmp_path, capsys):
+    folder = shutil.copytree(finetuned, tmp_path / "run")
+    given = [text for k, v in RL.items() for text in (f"--{k.replace('_', '-')}", str(v))]
+    with pytest.raises(Interrupted):
+        rl_command.main(["--run", str(folder), *given, "--stop-after", "1"])
+    rl_command.main(["--run", str(folder), "--stop-after", "0"])
+    assert (folder / "rl" / "done.json").exists()
+    rl_command.main(["--run", str(folder), "--dry-run"])
+    assert "2 steps of 2 questions x 4 answers" in capsys.readouterr().out
+
+
+def test_without_a_finetuned_model_it_says_what_to_do(tmp_path):
+    with pytest.raises(CheckpointError, match="pynanochat sft"):
+        rl_command.main(["--run", str(tmp_path / "none"), "--preset", "toy"])
+    assert not (tmp_path / "none" / "rl").exists()
+
+
+def test_no_training_question_is_held_out(finetuned):
+    """In text, over the first questions of each reward task; "test" is the part that is kept apart."""
+    run = rl_run(finetuned, tasks="")
+    for trained, held_out in zip(rl.reward_tasks(run), rl.reward_tasks(run, rl.HELD_OUT), strict=True):
+        assert len(held_out) >= 100 and not questions_in(trained, 1500) & questions_in(held_out, 300)
+
+
+def questions_in(task, most):
+    return {task[i]["messages"][0]["content"] for i in range(min(len(task), most))}
