@@ -129,10 +129,9 @@ def _cut(item: Item, context: int) -> Item:
 
 def open_bundle(folder: Path) -> list[CoreTask]:
     """The tasks of a bundle. Raises DataError where `folder` holds none."""
-    if (folder / "core_tasks.json").is_file():
-        return _tasks(folder / "core_tasks.json", _own_table)
-    if (folder / "core.yaml").is_file():
-        return _tasks(folder / "core.yaml", _family_table)
+    for name, table in TABLES.items():
+        if (folder / name).is_file():
+            return _tasks(folder / name, table)
     raise DataError(f"{folder}: no CORE bundle (core_tasks.json, or core.yaml with eval_data/); put one there")
 
 
@@ -183,6 +182,10 @@ def _family_table(file: Path) -> list[CoreTask]:
         )
         for row in table["icl_tasks"]
     ]
+
+
+TABLES = {"core_tasks.json": _own_table, "core.yaml": _family_table}
+"""The file that makes a folder a bundle, and how it is read."""
 
 
 def read_rows(path: Path, fields: tuple[str, ...]) -> list[dict]:

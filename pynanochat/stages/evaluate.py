@@ -17,9 +17,10 @@ from pathlib import Path
 
 from pynanochat import checkpoint, runtime, settings
 from pynanochat.checkpoint import STAGES, write_json
-from pynanochat.errors import PynanochatError, UsageError
+from pynanochat.data.bundle import CORE_URL, fetch_bundle
+from pynanochat.errors import DataError, PynanochatError, UsageError
 from pynanochat.evals import chat, core
-from pynanochat.evals.core_tasks import open_bundle
+from pynanochat.evals.core_tasks import TABLES, open_bundle
 from pynanochat.evals.score import Score, chat_core
 from pynanochat.stages.progress import duration
 
@@ -39,6 +40,8 @@ class EvalSettings:
     """Questions of each task, drawn at random; 0 for all."""
     core: bool = True
     """Evaluate the base model on CORE, where the data has it."""
+    core_bundle: str = ""
+    """CORE's files: a folder, or the URL of a zip; empty for core/ of the data folder, or the family's for the Hub."""
     core_examples: int = 0
     """Rows of each of CORE's tasks; 0 for all."""
     samples: int = 1
@@ -52,10 +55,14 @@ class EvalSettings:
 
 
 def identity(run) -> dict:
-    wanted = settings.binding(run.tables[NAME])
-    names = ",".join(_names(run.tables[NAME].tasks, run.task_data()))
+    wanted = run.tables[NAME]
+    names = ",".join(_names(wanted, run.task_data()))
     weights = {f"{stage}_weights": weights_of(run, stage) for stage in _stages(run)}
-    return wanted | weights | {"task_names": names, "tokenizer_hash": run.tokenizer().hash(), "version": VERSION}
+    return (
+        settings.binding(wanted)
+        | weights
+        | {"task_names": names, "tokenizer_hash": run.tokenizer().hash(), "version": VERSION}
+    )
 
 
 def train(run) -> dict:
@@ -104,11 +111,16 @@ def _stages(run) -> list[str]:
     return [stage for stage in STAGES if stage in wanted]
 
 
-def _names(tasks: str, where) -> list[str]:
-    """The chat tasks and CORE's that `tasks` asks for."""
+def _names(wanted: EvalSettings, where) -> list[str]:
+    """The chat tasks and CORE's that are asked for."""
     from pynanochat.tasks import available
 
-    return _split(tasks) or [*available(where), BUNDLE]
+    return _split(wanted.tasks) or [*available(where), *([BUNDLE] if has_core(wanted, where) else [])]
+
+
+def has_core(wanted: EvalSettings, where) -> bool:
+    """Whether the base model is to be evaluated on CORE without being asked to by name."""
+    return wanted.core and (bool(wanted.core_bundle) or where.data != "toyworld")
 
 
 def _split(text: str) -> list[str]:
@@ -135,7 +147,7 @@ def describe_plan(run) -> str:
     wanted, where = run.tables[NAME], run.task_data()
     check_settings(wanted)
     lines = [f"eval: {', '.join(_stages(run))}"]
-    for name in _names(wanted.tasks, where):
+    for name in _names(wanted, where):
         if name.partition("/")[0] == BUNDLE:
             most = f"at most {wanted.core_examples:,} rows of each task" if wanted.core_examples else "all rows"
             lines.append(f"eval: {name}, {most}")
@@ -167,14 +179,14 @@ class _Evaluation:
 
     def carry_out(self) -> None:
         explicit = bool(_split(self.wanted.tasks))
-        names = _names(self.wanted.tasks, self.run.task_data())
+        names = _names(self.wanted, self.run.task_data())
         labels = [name for name in names if name.partition("/")[0] == BUNDLE]
         for name in names:
             if name not in labels:
                 with self._left_out(name, explicit):
                     self.chat_task(name)
         self._write_mean("ChatCORE", chat_core(read_scores(self.folder)))
-        if labels and self.wanted.core and (explicit or self.stage == STAGES[0]):
+        if labels and (explicit or self.stage == STAGES[0]):
             with self._left_out(BUNDLE, explicit):
                 self.core_tasks(labels)
 
@@ -211,7 +223,7 @@ class _Evaluation:
         )
 
     def core_tasks(self, names: list[str]) -> None:
-        tasks = open_bundle(core_folder(self.run.task_data()))
+        tasks = open_bundle(core_folder(self.wanted.core_bundle, self.run.task_data()))
         known = {f"{BUNDLE}/{task.label}": task for task in tasks}
         if unknown := [name for name in names if name != BUNDLE and name not in known]:
             raise UsageError(f"--tasks {unknown[0]}: no such task in CORE; use {BUNDLE} or {', '.join(known)}")
@@ -254,13 +266,18 @@ class _Evaluation:
         self.run.say(f"eval {self.stage}: {_line(mean, mean.task + ' ')}")
 
 
-def core_folder(where) -> Path:
-    """The folder of the CORE bundle. Raises DataError, with the remedy, where the data has none."""
-    from pynanochat.errors import DataError
-
-    if where.folder is None:
-        raise DataError(f"--data {where.data} has no CORE bundle; use --data FOLDER with core/ in it, or --no-core")
-    return where.folder / "core"
+def core_folder(bundle: str, where) -> Path:
+    """The folder of the CORE bundle. Raises DataError, with the remedy, where it cannot be had."""
+    if bundle and "://" not in bundle:
+        return Path(bundle)
+    if not bundle and where.folder is not None:
+        return where.folder / "core"
+    if not bundle and where.data == "toyworld":
+        raise DataError("the toy world has no CORE bundle; give --core-bundle, or --data FOLDER with core/ in it")
+    url = bundle or CORE_URL
+    folder = fetch_bundle(url, cache_dir=where.cache_dir or None, remedy="give --core-bundle FOLDER, or --no-core")
+    tables = sorted(file for name in TABLES for file in folder.rglob(name))
+    return tables[0].parent if tables else folder
 
 
 def _digest(values) -> str:

@@ -7,6 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from pynanochat.errors import DataError, UsageError
 from pynanochat.evals.score import Score
 from pynanochat.stages import eval_command, evaluate
 from pynanochat.stages.commands import open_run
+from pynanochat.tasks import TaskData
 from pynanochat.tokenizer import Tokenizer
 from tests.engine.fakes import small_model
 from tests.evals.test_core import some_rows, write_bundle
@@ -196,11 +199,27 @@ def test_no_core_on_request(tmp_path, data):
     assert not any("core" in name or "/CORE" in name for name in results(run))
 
 
-def test_the_hub_has_no_bundle(run):
-    from pynanochat.tasks import TaskData
+def test_where_the_bundle_comes_from(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("PYNANOCHAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(evaluate, "CORE_URL", "http://localhost:1/eval_bundle.zip")
+    assert evaluate.core_folder("", TaskData(str(data))) == data / "core"
+    assert evaluate.core_folder("elsewhere", TaskData("hub")) == Path("elsewhere")
+    with pytest.raises(DataError, match=r"localhost:1.*out of reach.*--core-bundle FOLDER, or --no-core"):
+        evaluate.core_folder("", TaskData("hub"))
+    with pytest.raises(DataError, match="--core-bundle"):
+        evaluate.core_folder("", TaskData("toyworld"))
+    assert not evaluate.has_core(evaluate.EvalSettings(), TaskData("toyworld"))
+    assert evaluate.has_core(evaluate.EvalSettings(core_bundle="x"), TaskData("toyworld"))
 
-    with pytest.raises(DataError, match="--no-core"):
-        evaluate.core_folder(TaskData("hub"))
+
+def test_a_bundle_by_its_url(run, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYNANOCHAT_CACHE", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        for file in (data / "core").iterdir():
+            archive.write(file, f"eval_bundle/{file.name}")
+    url = (tmp_path / "some.zip").as_uri()
+    cli_eval(run, "--tasks", "CORE", "--stage", "pretrain", "--core-bundle", url)
+    assert json.loads(results(run)["pretrain/CORE.json"].read_text())["task"] == "CORE (3 of 22 tasks)"
 
 
 def test_a_run_without_a_model(tmp_path, data):
