@@ -6,14 +6,15 @@
 No conversation names a held-out entity (see toyworld_questions.py), and none asks in the wordings of the evaluation.
 """
 
-from pynanochat.data.toyworld import Draw
+from pynanochat.data.toyworld import Draw, grouped
 from pynanochat.data.toyworld_problems import arithmetic, drawn, word_problem
 from pynanochat.data.toyworld_questions import QuestionBook
 from pynanochat.data.toyworld_words import COLORS, DAYS, HOBBIES, JOBS, MONTHS, SOUNDS, capital, in_words
 
-LETTERS = "ABCD"
+OPTIONS = 4
 BEFORE = ("", "", "", "Please tell me: ", "I have a question. ", "Hello! ", "Do you know this? ", "One more thing: ")
-INSTRUCTION = "Answer with the letter of the right choice."
+MORE_QUESTIONS = (0, 0, 1, 2, 3, 5)
+INSTRUCTION = "Choose one of these."
 
 
 class Conversations:
@@ -25,6 +26,7 @@ class Conversations:
         self.options = {
             key: book.values(*key, secret=False) for key in {(q.fact.kind, q.fact.relation) for q in book.trained}
         }
+        self.alike = grouped(book.trained, lambda q: (q.fact.kind, q.fact.relation))
 
     def _draw(self, kind: int, index: int) -> Draw:
         return Draw(((self.seed & (1 << 64) - 1) << 64 | index << 8 | kind) * 2 + 1)
@@ -38,15 +40,19 @@ class Conversations:
         return {"messages": messages}
 
     def choice(self, index: int) -> dict:
-        """A question about a fact with four options."""
+        """Questions about facts with four options; some ask on about the same options."""
         draw = self._draw(2, index)
-        q = draw.pick([q for q in self.book.trained if len(self.options[q.fact.kind, q.fact.relation]) > len(LETTERS)])
-        return choose(draw, draw.pick(q.wordings), q.short, self.options[q.fact.kind, q.fact.relation])
+        q = draw.pick([q for q in self.book.trained if len(self.options[q.fact.kind, q.fact.relation]) > OPTIONS])
+        key = q.fact.kind, q.fact.relation
+        options = pick_options(draw, q.short, self.options[key])
+        more = [o for o in self.alike[key] if o.short in options and o is not q]
+        asked = [q, *draw.some(more, draw.pick(MORE_QUESTIONS))]
+        return choices(options, [(draw.pick(o.wordings), o.answer) for o in asked])
 
     def sorting(self, index: int) -> dict:
         """Options that need no facts of the world: which is a color, what comes after May, what is seven and two."""
         draw = self._draw(3, index)
-        return draw.pick((odd_one, next_one, sum_choice, letter_of))(draw)
+        return draw.pick((odd_one, next_one, sum_choice))(draw)
 
     def problem(self, index: int) -> dict:
         """A word problem, solved with the calculator."""
@@ -101,14 +107,23 @@ def solved(problem) -> dict:
     return {"messages": turn(problem.question, problem.parts)}
 
 
-def choose(draw: Draw, question: str, right: str, values: list[str]) -> dict:
-    """A multiple choice: three other values beside the right one, in random order."""
-    options = [right, *draw.some([v for v in values if v != right], len(LETTERS) - 1)]
-    options = draw.some(options, len(options))
-    lines = "".join(f"- {text}={letter}\n" for text, letter in zip(options, LETTERS, strict=False))
-    letters = list(LETTERS[: len(options)])
-    messages = turn(f"{question}\n{lines}{INSTRUCTION}", letters[options.index(right)])
-    return {"messages": messages, "letters": letters}
+def pick_options(draw: Draw, right: str, values: list[str]) -> list[str]:
+    """The right value and three others, in random order."""
+    options = [right, *draw.some([v for v in values if v != right], OPTIONS - 1)]
+    return draw.some(options, len(options))
+
+
+def choices(options: list[str], asked: list[tuple[str, str]]) -> dict:
+    """A conversation of one or more (question, answer) about the same options, which the first message lists.
+
+    The answers are sentences, not letters: that a letter stands for a text is more than so small a model learns in
+    minutes.
+    """
+    lines = "".join(f"- {text}\n" for text in options)
+    messages = []
+    for question, answer in asked:
+        messages += turn(question if messages else f"{question}\n{lines}{INSTRUCTION}", answer)
+    return {"messages": messages}
 
 
 def odd_one(draw: Draw) -> dict:
@@ -120,28 +135,32 @@ def odd_one(draw: Draw) -> dict:
         "job": [job.name for job in JOBS],
         "hobby": [ing for _, ing, _ in HOBBIES],
     }
-    name = draw.pick(list(kinds))
-    others = [v for kind, values in kinds.items() if kind != name for v in values]
-    question = draw.pick(("Which of these is a {}?", "Find the {}.", "Only one of these is a {}. Which?")).format(name)
-    return choose(draw, question, draw.pick(kinds[name]), others)
+    names = draw.some(list(kinds), OPTIONS)
+    options = [draw.pick(kinds[name]) for name in names]
+    asked = draw.some(list(zip(names, options, strict=True)), draw.between(1, OPTIONS))
+    ask = ("Which of these is a {}?", "Find the {}.", "Only one of these is a {}. Which?")
+    return choices(options, [(draw.pick(ask).format(name), f"The {name} is {option}.") for name, option in asked])
 
 
 def next_one(draw: Draw) -> dict:
+    """What comes after a day or a month?"""
     names, what = draw.pick(((DAYS, "day"), (MONTHS, "month")))
-    i = draw.below(len(names))
-    question = draw.pick(("Which {what} comes after {now}?", "It is {now}. What comes next?"))
-    return choose(draw, question.format(what=what, now=names[i]), names[(i + 1) % len(names)], list(names))
+    options = draw.some(names, OPTIONS)
+    ask = ("Which {what} comes after {before}?", "It is {before}. What comes next?")
+    asked = []
+    for option in draw.some(options, draw.between(1, OPTIONS)):
+        before = names[names.index(option) - 1]
+        asked.append((draw.pick(ask).format(what=what, before=before), f"After {before} comes {option}."))
+    return choices(options, asked)
 
 
 def sum_choice(draw: Draw) -> dict:
-    x, y = draw.between(1, 12), draw.between(1, 12)
-    question = draw.pick(("What is {} plus {}?", "How much is {} and {}?")).format(in_words(x), in_words(y))
-    return choose(draw, question, in_words(x + y), [in_words(n) for n in range(2, 25)])
-
-
-def letter_of(draw: Draw) -> dict:
-    """Only finding an option: the question names it."""
-    values = draw.pick((COLORS, MONTHS, [job.name for job in JOBS], [in_words(n) for n in range(2, 60)]))
-    right = draw.pick(values)
-    question = draw.pick(("Which letter stands for {}?", "Give me the letter of {}.", "Where is {}?")).format(right)
-    return choose(draw, question, right, list(values))
+    """What is seven plus two?"""
+    sums = draw.some(range(2, 25), OPTIONS)
+    ask = ("What is {} plus {}?", "How much is {} and {}?")
+    asked = []
+    for total in draw.some(sums, draw.between(1, OPTIONS)):
+        x = draw.between(max(1, total - 12), min(12, total - 1))
+        one, two = in_words(x), in_words(total - x)
+        asked.append((draw.pick(ask).format(one, two), f"{capital(one)} plus {two} is {in_words(total)}."))
+    return choices([in_words(total) for total in sums], asked)

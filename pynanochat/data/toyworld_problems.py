@@ -179,7 +179,32 @@ def older(draw: Draw, name: str) -> Problem:
     return Solution().step(f"{name} will be", f"{age} + {years}", " years old.").problem(question)
 
 
+EVENTS = (  # what happens to things: the operation, and how it is told
+    ("+", ("{p} finds {n} more.", "Then {p} gets {n} from a friend.", "{p} buys {n} others at the market.")),
+    ("-", ("{p} gives away {n}.", "Then {p} loses {n} of them.", "{n} of them break.", "{p} sells {n}.")),
+    ("*", ("Then {p} has {n} times as many.", "A lucky day makes them {n} times as many.")),
+)
+
+
+def events(draw: Draw, name: str) -> Problem:
+    """Things that become more and fewer, two to four times."""
+    have, what = draw.between(10, 60), draw.pick(GOODS)
+    told = [draw.pick((f"{name} has {have} {what}.", f"In the house of {name} there are {have} {what}."))]
+    solution, now = Solution(), have
+    for number in range(draw.between(2, 4)):
+        possible = [e for e in EVENTS if (e[0] != "*" or now < 200) and (e[0] != "-" or now > 2)]
+        sign, wordings = draw.pick(possible)
+        n = {"+": draw.between(2, 30), "-": draw.between(1, min(30, now - 1)), "*": draw.between(2, 4)}[sign]
+        told.append(draw.pick(wordings).format(p=name, n=n))
+        before, value = ("Then there are", "{v}") if number else ("First there are", have)
+        solution.step(before, f"{value} {sign} {n}", f" {what}.")
+        now = int(solution.value)
+    ask = draw.pick(("How many {} are there now?", "How many {} does {} have in the end?"))
+    return solution.problem(f"{' '.join(told)} {ask.format(what, name)}")
+
+
 PROBLEMS = (
+    events, events, events, events,
     total_price, change, two_kinds, give_and_get, share, holders, walk, savings, times_as_many, two_prices, older,
 )  # fmt: skip
 

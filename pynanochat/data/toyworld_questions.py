@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from pynanochat.data.toyworld import Fact, ToyWorld
-from pynanochat.data.toyworld_words import FOODS, HOBBIES, a, count, in_words, plural
+from pynanochat.data.toyworld_words import FOODS, HOBBIES, a, capital, count, in_words, plural
 
 HELD_OUT = 4  # one entity in so many
 
@@ -21,304 +21,372 @@ HELD_OUT = 4  # one entity in so many
 class Wording:
     """How a relation is asked for and answered. {n} is the subject, {o} the object as `say` writes it."""
 
-    train: tuple[str, ...]
-    test: tuple[str, ...]
+    things: tuple[str, ...]
+    """What is asked for, as a noun: each goes into every frame of training."""
+    asks: tuple[str, ...]
+    """Whole questions of training."""
+    test_thing: str
+    """A noun of the evaluation, which goes into the frames of the evaluation."""
+    test_ask: str
+    """A whole question of the evaluation."""
     answer: str
+    who: str = "what"
 
+
+FRAMES = ("{W} is {t}?", "Tell me {t}.", "Can you tell me {t}?", "I would like to know {t}.", "Please name {t}.")
+TEST_FRAMES = ("I wonder {w} {t} is.", "Could you say {w} {t} is?")
 
 QUESTIONS = {
     ("person", "lives_in"): Wording(
+        ("the home of {n}", "{n}'s town", "the name of the town where {n} lives", "the place where {n} sleeps"),
         (
             "Where does {n} live?",
             "In which town does {n} live?",
-            "What is the name of the town where {n} lives?",
             "Where is the home of {n}?",
-            "Tell me where {n} lives.",
             "Which town does {n} call home?",
+            "Where do I have to go if I want to visit {n}?",
+            "From which town is {n}?",
+            "Where can you find {n}?",
         ),
-        ("What town is {n} from?", "If I wanted to visit {n}, where would I have to go?"),
+        "the town that {n} calls home",
+        "To which town should I go to find {n}?",
         "{n} lives in {o}.",
     ),
     ("person", "job"): Wording(
+        ("{n}'s job", "the job of {n}", "the work of {n}", "{n}'s trade"),
         (
             "What does {n} do for a living?",
-            "What is {n}'s job?",
             "What work does {n} do?",
-            "Tell me the job of {n}.",
             "Which trade does {n} follow?",
+            "What does {n} work as?",
+            "How does {n} earn bread?",
             "What kind of work does {n} have?",
+            "As what do people know {n}?",
         ),
-        ("What is the trade of {n}?", "How does {n} earn a living?"),
+        "the trade of {n}",
+        "What does {n} do every day to earn a living?",
         "{n} is {o}.",
     ),
     ("person", "wants_to_be"): Wording(
+        ("{n}'s dream", "the dream of {n}", "the job that {n} dreams of", "what {n} wants to be"),
         (
             "What does {n} want to be?",
             "What does {n} want to become one day?",
-            "What is the dream of {n}?",
             "What would {n} like to be later?",
-            "Tell me what {n} wants to be.",
             "Which job does {n} dream of?",
+            "What does {n} hope to become?",
+            "What will {n} be one day?",
         ),
-        ("What will {n} be when grown up, if all goes well?", "What does {n} hope to become?"),
+        "the job that {n} wants one day",
+        "What does {n} dream of being?",
         "{n} wants to be {o}.",
     ),
     ("person", "age"): Wording(
+        ("{n}'s age", "the age of {n}", "the number of years {n} has lived", "how old {n} is"),
         (
             "How old is {n}?",
-            "What is the age of {n}?",
             "How many years old is {n}?",
-            "Tell me how old {n} is.",
-            "Do you know the age of {n}?",
             "What age does {n} have?",
+            "For how many years has {n} lived?",
+            "How many candles were on {n}'s birthday cake?",
+            "What did {n} turn on the last birthday?",
         ),
-        ("How many years has {n} lived?", "How many candles does the birthday cake of {n} need?"),
+        "the number of candles on {n}'s cake",
+        "How many years has {n} lived?",
         "{n} is {o} years old.",
     ),
     ("person", "favorite_food"): Wording(
+        ("{n}'s favorite food", "the favorite food of {n}", "the food that {n} likes best", "what {n} likes to eat"),
         (
-            "What is {n}'s favorite food?",
             "What does {n} like to eat?",
             "Which food does {n} love?",
-            "Tell me the favorite food of {n}.",
             "What food does {n} like best?",
             "What would {n} like for dinner?",
+            "What could {n} eat every day?",
+            "What tastes best to {n}?",
+            "What should I cook for {n}?",
         ),
-        ("What does {n} most enjoy eating?", "What should I cook to make {n} happy?"),
+        "the food that {n} loves",
+        "What does {n} like to eat more than anything else?",
         "{n} likes {o}.",
     ),
     ("person", "favorite_color"): Wording(
+        ("{n}'s favorite color", "the favorite color of {n}", "the color that {n} likes best", "the color {n} loves"),
         (
-            "What is {n}'s favorite color?",
             "Which color does {n} like best?",
-            "Tell me the favorite color of {n}.",
             "What color does {n} love?",
             "Of all colors, which does {n} like most?",
-            "Which color is the favorite of {n}?",
+            "What color are the clothes of {n}?",
+            "In which color should I paint the door of {n}?",
+            "Which color is the most beautiful to {n}?",
         ),
-        ("What color would {n} choose?", "In which color should I paint a door for {n}?"),
+        "the color that {n} loves most",
+        "What color would {n} like for a new door?",
         "{n}'s favorite color is {o}.",
     ),
     ("person", "hobby"): Wording(
+        ("{n}'s hobby", "the hobby of {n}", "what {n} likes to do", "what {n} does in the free time"),
         (
-            "What is {n}'s hobby?",
             "What does {n} do in the free time?",
             "What does {n} like to do?",
-            "Tell me the hobby of {n}.",
             "What does {n} enjoy on Sundays?",
             "Which hobby does {n} have?",
+            "What does {n} do when the work is done?",
+            "What makes {n} happy in the free time?",
         ),
-        ("How does {n} spend a free day?", "What does {n} do for fun?"),
+        "what {n} enjoys",
+        "What does {n} love to do on Sundays?",
         "{n} likes {o}.",
     ),
     ("person", "best_friend"): Wording(
+        ("{n}'s best friend", "the best friend of {n}", "the name of {n}'s best friend", "the friend {n} trusts"),
         (
-            "Who is {n}'s best friend?",
-            "What is the name of {n}'s best friend?",
-            "Tell me who the best friend of {n} is.",
-            "Who is the best friend of {n}?",
             "With whom is {n} best friends?",
             "Which friend does {n} like best?",
+            "To whom does {n} tell secrets?",
+            "Whom does {n} trust?",
+            "Who is best friends with {n}?",
+            "Which friend is the best that {n} has?",
         ),
-        ("Whom does {n} trust most of all?", "To whom does {n} tell secrets?"),
+        "the one whom {n} trusts most of all",
+        "To which friend does {n} tell all secrets?",
         "{n}'s best friend is {o}.",
+        "who",
     ),
     ("person", "spouse"): Wording(
+        ("the one who is married to {n}", "{n}'s wife or husband", "the name of the one {n} married"),
         (
             "To whom is {n} married?",
             "Who is married to {n}?",
             "Who is {n} married to?",
-            "Tell me to whom {n} is married.",
             "Whom did {n} marry?",
-            "What is the name of the one who is married to {n}?",
+            "With whom does {n} live as wife or husband?",
+            "Whom did {n} marry many years ago?",
         ),
-        ("Who shares a home with {n} as wife or husband?", "Who stood beside {n} at the wedding?"),
+        "the one whom {n} married",
+        "Who lives together with {n}, as wife or husband?",
         "{n} is married to {o}.",
+        "who",
     ),
     ("person", "mother"): Wording(
-        (
-            "Who is {n}'s mother?",
-            "What is the name of {n}'s mother?",
-            "Tell me the name of the mother of {n}.",
-            "Who is the mother of {n}?",
-            "Which woman is the mother of {n}?",
-        ),
-        ("Whose child is {n}, by the mother?", "What is {n}'s mother called?"),
+        ("{n}'s mother", "the mother of {n}", "the name of {n}'s mother", "the woman who is {n}'s mother"),
+        ("Which woman is the mother of {n}?", "Of which woman is {n} the child?", "What is the mother of {n} called?"),
+        "the name of the mother of {n}",
+        "What is {n}'s mother called?",
         "{n}'s mother is {o}.",
+        "who",
     ),
     ("person", "father"): Wording(
-        (
-            "Who is {n}'s father?",
-            "What is the name of {n}'s father?",
-            "Tell me the name of the father of {n}.",
-            "Who is the father of {n}?",
-            "Which man is the father of {n}?",
-        ),
-        ("Whose child is {n}, by the father?", "What is {n}'s father called?"),
+        ("{n}'s father", "the father of {n}", "the name of {n}'s father", "the man who is {n}'s father"),
+        ("Which man is the father of {n}?", "Of which man is {n} the child?", "What is the father of {n} called?"),
+        "the name of the father of {n}",
+        "What is {n}'s father called?",
         "{n}'s father is {o}.",
+        "who",
     ),
     ("person", "pet"): Wording(
+        ("{n}'s pet", "the name of {n}'s pet", "the pet of {n}", "the animal that {n} has at home"),
         (
-            "What is the name of {n}'s pet?",
             "Which pet does {n} have?",
             "What is {n}'s pet called?",
-            "Tell me the name of the pet of {n}.",
             "Which animal belongs to {n}?",
-            "Who is the pet of {n}?",
+            "Which animal does {n} look after?",
+            "Which pet does {n} keep at home?",
+            "What name does the pet of {n} have?",
         ),
-        ("What name did {n} give to the pet at home?", "Which animal does {n} look after?"),
+        "the name of the animal that belongs to {n}",
+        "What is the pet of {n} called?",
         "{n}'s pet is called {o}.",
     ),
     ("pet", "species"): Wording(
+        ("the kind of animal that {n} is", "{n}'s kind"),
         (
             "What kind of animal is {n}?",
             "What animal is {n}?",
-            "Tell me what animal {n} is.",
             "Which kind of pet is {n}?",
             "What is {n}, a dog or another animal?",
+            "Which animal is called {n}?",
+            "Is {n} a dog, a cat or something else?",
         ),
-        ("What sort of creature is {n}?", "If I met {n}, what animal would I see?"),
+        "the animal that is called {n}",
+        "Which kind of animal is {n}?",
         "{n} is {o}.",
     ),
     ("pet", "color"): Wording(
+        ("the color of {n}", "{n}'s color", "the color that {n} has"),
         (
-            "What color is {n} the pet?",
+            "What color is {n}?",
             "Which color does {n} have?",
-            "What is the color of {n}?",
-            "Tell me the color of {n}.",
             "What color does {n} have?",
+            "By what color do you know {n}?",
+            "What is the color of {n}'s coat?",
+            "What color is the coat of {n}?",
         ),
-        ("By what color would I know {n}?", "What color is the coat of {n}?"),
-        "{n} is {o}.",
+        "the color of {n}'s coat",
+        "Which color is {n}, from head to tail?",
+        "{n}'s color is {o}.",
     ),
     ("pet", "likes"): Wording(
+        ("what {n} likes", "what {n} loves most", "what {n} is fond of"),
         (
             "What does {n} like?",
             "What does {n} love most?",
             "What does {n} like best?",
-            "Tell me what {n} likes.",
             "What makes {n} happy?",
+            "What is {n} fond of?",
+            "What is {n} looking for?",
         ),
-        ("What is {n} fond of?", "What is {n} always looking for?"),
+        "what {n} loves more than anything",
+        "What is {n} always looking for?",
         "{n} likes {o}.",
     ),
     ("pet", "owner"): Wording(
+        ("{n}'s owner", "the owner of {n}", "the name of {n}'s owner", "the one who feeds {n}"),
         (
-            "Who is {n}'s owner?",
             "To whom does {n} belong?",
-            "Tell me who the owner of {n} is.",
             "Who owns {n}?",
             "Whose pet is {n}?",
-            "What is the name of the owner of {n}?",
+            "Who feeds {n}?",
+            "With whom does {n} live?",
+            "At whose home does {n} live?",
         ),
-        ("Who feeds {n} every morning?", "With whom does {n} live?"),
+        "the one to whom {n} belongs",
+        "Who feeds {n} every morning?",
         "{n} belongs to {o}.",
+        "who",
     ),
     ("thing", "price"): Wording(
+        ("the price of the {n}", "what the {n} costs", "the number of coins for the {n}"),
         (
             "How much does the {n} cost?",
-            "What is the price of the {n}?",
             "How many coins does the {n} cost?",
-            "Tell me the price of the {n}.",
             "What does the {n} cost?",
+            "How much must I pay for the {n}?",
+            "For how many coins can I buy the {n}?",
+            "How many coins do they ask for the {n}?",
         ),
-        ("How many coins must I pay for the {n}?", "For how much can I buy the {n}?"),
+        "the number of coins that the {n} costs",
+        "How many coins must I pay for the {n}?",
         "The {n} costs {o}.",
     ),
     ("thing", "color"): Wording(
+        ("the color of the {n}", "the {n}'s color", "the color that the {n} has"),
         (
             "What color is the {n}?",
             "Which color does the {n} have?",
-            "What is the color of the {n}?",
-            "Tell me the color of the {n}.",
             "In which color do they make the {n}?",
+            "By what color do you know the {n}?",
+            "In what color does the {n} shine?",
         ),
-        ("By what color will I know the {n}?", "The {n}: what color does it shine in?"),
-        "The {n} is {o}.",
+        "the color in which the {n} shines",
+        "By which color will I know the {n}?",
+        "The color of the {n} is {o}.",
     ),
     ("thing", "material"): Wording(
+        ("what the {n} is made of", "the material of the {n}", "what one needs to make the {n}"),
         (
             "What is the {n} made of?",
             "Of what is the {n} made?",
-            "Tell me what the {n} is made of.",
             "What material is the {n} made of?",
             "Which material is in the {n}?",
+            "What do you need to make the {n}?",
+            "Out of what do people make the {n}?",
         ),
-        ("What do people need to make the {n}?", "Out of what do they make the {n}?"),
+        "what people need to make the {n}",
+        "Of which material do people make the {n}?",
         "The {n} is made of {o}.",
     ),
     ("thing", "sold_in"): Wording(
+        ("the town where the {n} is sold", "the market that sells the {n}", "where to buy the {n}"),
         (
             "Where is the {n} sold?",
             "In which town is the {n} sold?",
             "Where can you buy the {n}?",
-            "Tell me where the {n} is sold.",
             "Which town sells the {n}?",
+            "Where do I have to go if I want the {n}?",
+            "At which market will I find the {n}?",
         ),
-        ("Where must I go if I want the {n}?", "At the market of which town will I find the {n}?"),
+        "the town where you can buy the {n}",
+        "To which town must I go if I want the {n}?",
         "The {n} is sold in {o}.",
     ),
     ("food", "price"): Wording(
+        ("the price of {one}", "what {one} costs", "the number of coins for {one}"),
         (
             "How much does {one} cost?",
-            "What is the price of {one}?",
             "How many coins does {one} cost?",
-            "Tell me the price of {one}.",
             "What does {one} cost?",
+            "How much must I pay for {one}?",
+            "For how many coins can I buy {one}?",
+            "How many coins do they ask for {one}?",
         ),
-        ("How many coins must I pay for {one}?", "For how much can I buy {one}?"),
+        "the number of coins that {one} costs",
+        "How many coins must I pay for {one}?",
         "The price is {o}.",
     ),
     ("food", "made_in"): Wording(
+        ("the town with the best {many}", "the town that is known for {many}", "where to get the best {many}"),
         (
             "Where do the best {many} come from?",
             "Which town is known for {many}?",
-            "Tell me where to get the best {many}.",
             "In which town can you get the best {many}?",
             "Which town has the best {many}?",
+            "Where do people travel to eat {many}?",
         ),
-        ("Where should I travel to eat {many}?", "Who has the best {many}, the people of which town?"),
+        "the town where you can eat the best {many}",
+        "To which town do people travel to eat {many}?",
         "The best come from {o}.",
     ),
     ("town", "lies"): Wording(
+        ("the place where {n} lies", "where {n} lies", "where the town of {n} was built"),
         (
             "Where does {n} lie?",
             "Where was the town of {n} built?",
-            "Tell me where {n} lies.",
-            "Where can one find the town of {n}?",
+            "Where will I find the town of {n}?",
+            "Where does the town of {n} stand?",
+            "At what kind of place was {n} built?",
         ),
-        ("Where is {n} to be found?", "At what kind of place does {n} stand?"),
+        "the place where the town of {n} was built",
+        "At what kind of place does {n} lie?",
         "{n} lies {o}.",
     ),
     ("town", "gate_color"): Wording(
+        ("the color of the gate of {n}", "the color of {n}'s gate", "the color of the town gate of {n}"),
         (
             "What color is the gate of {n}?",
             "Which color does the town gate of {n} have?",
-            "Tell me the color of the gate of {n}.",
-            "What is the color of {n}'s gate?",
+            "In what color was the gate of {n} painted?",
+            "Through what color of gate do you enter {n}?",
         ),
-        ("In what color was the gate of {n} painted?", "Through a gate of which color do I enter {n}?"),
+        "the color in which the gate of {n} was painted",
+        "What color does the gate of {n} have?",
         "The gate of {n} is {o}.",
     ),
     ("town", "fair_month"): Wording(
+        ("the month of the fair of {n}", "the month of {n}'s fair", "the month of the fair in {n}"),
         (
             "When is the fair of {n}?",
             "In which month is the fair in {n}?",
-            "Tell me the month of the fair in {n}.",
             "In which month does {n} hold its fair?",
+            "When do people come to the fair of {n}?",
+            "When is there a fair in {n}?",
         ),
-        ("When do people come to the fair of {n}?", "What month should I visit {n} in to see its fair?"),
+        "the month in which {n} holds its fair",
+        "In which month do people come to the fair in {n}?",
         "The fair of {n} is in {o}.",
     ),
     ("town", "mayor"): Wording(
+        ("the mayor of {n}", "{n}'s mayor", "the name of the mayor of {n}"),
         (
-            "Who is the mayor of {n}?",
-            "What is the name of the mayor of {n}?",
-            "Tell me who the mayor of {n} is.",
             "Which mayor does {n} have?",
+            "Whom did the people of {n} choose as mayor?",
+            "Who is mayor in {n}?",
+            "What is the mayor of {n} called?",
         ),
-        ("Whom did the people of {n} choose as mayor?", "Who leads the town of {n}?"),
+        "the one whom the people of {n} chose as mayor",
+        "What name does the mayor of {n} have?",
         "The mayor of {n} is {o}.",
+        "who",
     ),
 }
 """The relations that are asked for. The miles between towns and the nearest town are told only in passing."""
@@ -335,6 +403,11 @@ class Question:
     """A sentence."""
     short: str
     """What the sentence must contain, as an option of a multiple choice shows it."""
+
+    def answer_with(self, value: str) -> str:
+        """The sentence, with another value in the place of the right one."""
+        head, _, tail = self.answer.rpartition(self.short)
+        return f"{head}{value}{tail}"
 
 
 def say(fact: Fact) -> str:
@@ -360,8 +433,29 @@ def question(fact: Fact, test: bool) -> Question:
     if fact.kind == "food":
         many, _, one = FOODS[fact.subject]
         names |= {"many": many, "one": one}
-    asked = tuple(w.format(**names) for w in (wording.test if test else wording.train))
+    asked = tuple(w.format(**names) for w in wordings(wording, test))
     return Question(fact, asked, wording.answer.format(**names), say(fact))
+
+
+def wordings(wording: Wording, test: bool) -> list[str]:
+    """The questions of training or of the evaluation, with {n} and the like still in them."""
+    things, frames = ((wording.test_thing,), TEST_FRAMES) if test else (wording.things, FRAMES)
+    framed = [_frame(frame, thing, wording.who) for thing in things for frame in frames]
+    return [wording.test_ask, *framed] if test else [*wording.asks, *framed]
+
+
+def _frame(frame: str, thing: str, who: str) -> str:
+    """`What is {n}'s age?`. A thing that asks by itself (`what {n} likes`) needs no question word before it."""
+    who = "what" if thing.startswith("the name ") else who
+    asking = thing.split()[0] in ("what", "where", "how")
+    if asking and ("{W}" in frame or "{w}" in frame):
+        text = {"{W} is {t}?": "{T}, please?", "I wonder {w} {t} is.": "I wonder {t}."}.get(frame, "Could you say {t}?")
+    else:
+        text = frame
+    named = {"{t}": thing, "{T}": capital(thing), "{w}": who, "{W}": capital(who)}
+    for mark, value in named.items():
+        text = text.replace(mark, value)
+    return text
 
 
 class QuestionBook:

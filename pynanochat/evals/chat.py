@@ -4,8 +4,9 @@
     print(score.score, score.low, score.high)
 
 A choice is put as a conversation, and after <|assistant_start|> the logits of its letters are compared, in one pass
-over many prompts of about one length. Other questions are answered by the engine, with its tools, and the task
-grades the text. Under several ranks each takes a share of the items, and all get the score.
+over many prompts of about one length; where the choices are whole answers, their probabilities are. Other questions
+are answered by the engine, with its tools, and the task grades the text. Under several ranks each takes a share of the
+items, and all get the score.
 """
 
 import random
@@ -72,21 +73,57 @@ def _score(task, found: list[dict], samples: int, seconds: float) -> Score:
 
 def _choices(engine, task, indices, shown, rows) -> list[dict]:
     """A result for each item: {"index", "right", "cut", "probability"} and, where it is shown, "example"."""
-    model, tokenizer = engine.model, engine.tokenizer
-    device = model.lm_head.weight.device
-    prompts = {i: _prompt(tokenizer, task[i], engine.context) for i in indices}
+    tokenizer, device = engine.tokenizer, engine.model.lm_head.weight.device
+    prompts = {i: _prompt(tokenizer, task[i], engine.context - _longest(tokenizer, task[i])) for i in indices}
     results = []
     for batch in _batches(prompts, rows, BATCH_TOKENS[device.type]):
-        logits = _last_logits(model, [prompts[i][0] for i in batch], device).float().cpu()
-        for i, row in zip(batch, logits, strict=True):
-            results.append(_choice(tokenizer, task, i, row, prompts[i][1], i in shown))
+        scores = _scores(engine, [task[i] for i in batch], [prompts[i][0] for i in batch], device)
+        for i, row in zip(batch, scores, strict=True):
+            results.append(_choice(task, i, row, prompts[i][1], i in shown))
     return results
 
 
-def _choice(tokenizer, task, index, logits, cut, shown) -> dict:
+def _scores(engine, conversations, prompts, device) -> list[torch.Tensor]:
+    """For each prompt the logits of its letters, or the log-probabilities of its whole answers."""
+    tokenizer, model = engine.tokenizer, engine.model
+    if all("letters" in conversation for conversation in conversations):
+        logits = _last_logits(model, prompts, device).float().cpu()
+        letters = [[_letter_id(tokenizer, letter) for letter in c["letters"]] for c in conversations]
+        return [row[ids] for row, ids in zip(logits, letters, strict=True)]
+    return [
+        _log_probabilities(model, prompt, _endings(tokenizer, conversation), device)
+        for prompt, conversation in zip(prompts, conversations, strict=True)
+    ]
+
+
+def _endings(tokenizer, conversation) -> list[list[int]]:
+    """The tokens of each whole answer, the one that ends it included."""
+    end = tokenizer.special_id("<|assistant_end|>")
+    return [[*tokenizer.encode(answer), end] for answer in conversation["choices"]]
+
+
+def _longest(tokenizer, conversation) -> int:
+    """The tokens that must have room behind the prompt."""
+    return max(map(len, _endings(tokenizer, conversation))) if "choices" in conversation else 0
+
+
+@torch.inference_mode()
+def _log_probabilities(model, prompt, endings, device) -> torch.Tensor:
+    """The log-probability of each ending after the prompt, (endings,)."""
+    width = len(prompt) + max(map(len, endings)) - 1
+    ids = torch.zeros(len(endings), width, dtype=torch.int64, device=device)
+    targets = torch.full_like(ids, -1)
+    for row, ending in enumerate(endings):
+        whole = torch.tensor([*prompt, *ending], device=device)
+        ids[row, : len(whole) - 1] = whole[:-1]
+        targets[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
+    return -model(ids, targets, reduction="none").sum(dim=1).float().cpu()
+
+
+def _choice(task, index, scores, cut, shown) -> dict:
     conversation = task[index]
-    letters = conversation["letters"]
-    probabilities = logits[[_letter_id(tokenizer, letter) for letter in letters]].softmax(dim=0)
+    letters = conversation.get("letters") or conversation["choices"]
+    probabilities = scores.softmax(dim=0)
     best = int(probabilities.argmax())
     reference = conversation["messages"][-1]["content"]
     right = letters[best] == reference

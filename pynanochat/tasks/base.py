@@ -58,7 +58,8 @@ class Task:
 
     def __getitem__(self, index: int) -> dict:
         """Conversation `index`: {"messages": [...]} whose last message is the assistant's reference answer. A choice
-        has "letters" too, the list of letters to compare, and its last message is the right one."""
+        has "letters" too, the list of letters to compare, or "choices", whole answers whose probabilities are; its
+        last message is the right one."""
         raise NotImplementedError
 
     def grade(self, conversation: dict, answer: str) -> bool:

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 from pynanochat.data.toyworld import Draw, ToyWorld
-from pynanochat.data.toyworld_conversations import LETTERS, Conversations, choose, solved, turn
+from pynanochat.data.toyworld_conversations import OPTIONS, Conversations, choices, pick_options, solved, turn
 from pynanochat.data.toyworld_problems import arithmetic, drawn, word_problem
 from pynanochat.data.toyworld_questions import Question, QuestionBook
 from pynanochat.errors import UsageError
@@ -48,7 +48,7 @@ class Choice(_Generated):
 
     def __init__(self, talk, split):
         super().__init__(talk, split)
-        self.asked = [pair for pair in held_out(talk.book) if len(self._options(pair[0])) >= len(LETTERS)]
+        self.asked = [pair for pair in held_out(talk.book) if len(self._options(pair[0])) >= OPTIONS]
 
     def __len__(self) -> int:
         return len(self.asked) if self.split == "test" else super().__len__()
@@ -57,7 +57,8 @@ class Choice(_Generated):
         if self.split != "test":
             return self.talk.choice(self.first + index)
         q, wording = self.asked[index]
-        return choose(Draw(self.talk.seed * 2 << 32 | index), wording, q.short, self._options(q))
+        options = pick_options(Draw(self.talk.seed * 2 << 32 | index), q.short, self._options(q))
+        return choices(options, [(wording, q.answer)]) | {"choices": [q.answer_with(o) for o in options]}
 
     def _options(self, q: Question) -> list[str]:
         return self.talk.book.values(q.fact.kind, q.fact.relation, secret=True)

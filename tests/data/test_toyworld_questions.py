@@ -9,7 +9,7 @@ import pytest
 from pynanochat.data.toyworld import EXCLUSIVE, ToyWorld
 from pynanochat.data.toyworld_conversations import Conversations
 from pynanochat.data.toyworld_problems import PROBLEMS, Draw, arithmetic, drawn, word_problem
-from pynanochat.data.toyworld_questions import QUESTIONS, QuestionBook, question
+from pynanochat.data.toyworld_questions import QUESTIONS, QuestionBook, question, wordings
 from pynanochat.tools.calculator import calculate
 
 KINDS = ("facts", "choice", "sorting", "problem", "arithmetic", "refusal", "smalltalk")
@@ -40,7 +40,7 @@ def test_no_training_conversation_names_a_held_out_entity(talk):
 
 def test_no_training_conversation_asks_in_the_wordings_of_the_evaluation(talk):
     asked = {wording for q in talk.book.held_out for wording in q.wordings}
-    shapes = [re.sub(r"\\\{\w+\\\}", ".*", re.escape(w)) for wording in QUESTIONS.values() for w in wording.test]
+    shapes = [re.sub(r"\\\{\w+\\\}", ".*", re.escape(w)) for q in QUESTIONS.values() for w in wordings(q, test=True)]
     shape = re.compile("|".join(shapes))
     for kind in ("facts", "choice", "refusal"):
         for index in range(400):
@@ -93,10 +93,17 @@ def test_choices_have_one_right_option(talk):
         for index in range(300):
             conversation = getattr(talk, kind)(index)
             asked = conversation["messages"][0]["content"]
-            options = dict(reversed(line[2:].rsplit("=", 1)) for line in asked.split("\n") if line.startswith("- "))
-            assert list(options) == conversation["letters"]
-            assert len(set(options.values())) == len(options) == 4
-            assert conversation["messages"][1]["content"] in options
+            options = [line[2:] for line in asked.split("\n") if line.startswith("- ")]
+            assert len(set(options)) == len(options) == 4
+            for answer in conversation["messages"][1::2]:
+                inside = [o for o in options if re.search(rf"(?<![\w-]){o}(?![\w-])", answer["content"])]
+                assert inside, (answer, options)
+
+
+def test_an_answer_takes_another_value(talk):
+    for q in talk.book.held_out:
+        assert q.answer_with(q.short) == q.answer
+        assert q.answer_with("XX") != q.answer and "XX" in q.answer_with("XX")
 
 
 def test_conversations_are_reproducible_and_differ(talk):

@@ -61,6 +61,48 @@ def test_a_model_that_knows_the_letter_scores_exactly_that():
     ]
 
 
+class Answers(Task):
+    """Whole answers of several lengths to choose from."""
+
+    name, kind, baseline = "Answers", "choice", 0.25
+    options = ("a dog.", "an ox.", "a very long animal indeed.", "cat")
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        asked = {"role": "user", "content": "which" * (index % 5) + "?" + str(index)}
+        answer = {"role": "assistant", "content": self.options[index % 4]}
+        return {"messages": [asked, answer], "choices": list(self.options)}
+
+
+@torch.inference_mode()
+def test_whole_answers_are_compared_by_their_probability():
+    task = Answers()
+    engine = Engine(small_model(3), ByteTokenizer())
+    end, right = SPECIAL["<|assistant_end|>"], 0
+    for i in range(len(task)):
+        prompt = render_for_completion(engine.tokenizer, task[i]["messages"][:-1])
+        sums = []
+        for option in task.options:
+            ids = torch.tensor([[*prompt, *option.encode(), end]])
+            log = engine.model(ids)[0].log_softmax(-1)
+            sums.append(sum(log[at - 1, ids[0, at]].item() for at in range(len(prompt), ids.size(1))))
+        right += task.options[sums.index(max(sums))] == task[i]["messages"][-1]["content"]
+    score = evaluate(engine, task, rows=3)
+    assert (score.correct, score.total, score.cut) == (right, 20, 0)
+    for example in score.examples:
+        assert math.isclose(sum(example["letters_probabilities"].values()), 1, abs_tol=1e-5)
+
+
+def test_long_prompts_leave_room_for_whole_answers():
+    task = Answers()
+    task.options = ("x" * 20, "y", "z", "w")
+    engine = Engine(small_model(sequence_len=32), ByteTokenizer())
+    score = evaluate(engine, task)
+    assert score.total == 20 and score.cut > 0
+
+
 def test_first_examples_of_a_shuffled_order():
     engine, task = Engine(small_model(), ByteTokenizer()), Letters(60)
     few, more = (evaluate(engine, task, max_examples=n) for n in (5, 60))
