@@ -83,6 +83,8 @@ def check(run, stages, processes: int, fresh: bool) -> None:
         if stage in (midtrain, sft):
             finetune.check_settings(run.tables[stage.NAME])
             run.mixture(stage.NAME)
+        if stage is evaluate:
+            evaluate.check_settings(run.tables[stage.NAME])
 
 
 def carry_out(run, stages, processes: int, fresh: bool) -> None:

@@ -86,7 +86,15 @@ def train(run) -> dict:
 
 
 def check_settings(wanted: EvalSettings) -> None:
-    """Raise UsageError for settings that cannot be carried out."""
+    """Raise UsageError for settings that cannot be carried out, whatever the data."""
+    from pynanochat.tasks import NAMES
+
+    for name in _split(wanted.tasks):
+        if name not in NAMES and name.partition("/")[0] != BUNDLE:
+            raise UsageError(f"--tasks {name}: no such task; use {', '.join(NAMES)} or {BUNDLE}")
+    for name in _split(wanted.stage):
+        if name not in STAGES:
+            raise UsageError(f"--stage {name}: no such stage; use {', '.join(STAGES)}")
     for name in ("max_examples", "core_examples"):
         if getattr(wanted, name) < 0:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be 0 (all) or more")

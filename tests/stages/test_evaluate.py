@@ -170,6 +170,7 @@ def test_samples(run):
         (["--tasks", "CORE/chess"], "--tasks CORE/chess: no such task in CORE"),
         (["--tasks", "HumanEval"], "HumanEval"),
         (["--stage", "rl"], "--stage rl: .* has pretrain, sft"),
+        (["--stage", "base"], "--stage base: no such stage; use pretrain"),
         (["--samples", "4"], "--samples 4: at --temperature 0"),
         (["--max-examples", "-1"], "--max-examples -1"),
         (["--rows", "0"], "--rows 0"),
