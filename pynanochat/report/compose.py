@@ -1,44 +1,50 @@
-"""What stands in the report, in order: summary, time and cost, curves and samples of each stage, tokenizer, settings,
-environment. `write_report(folder)` reads the run's files and writes report.md, report.html and report/*.png there.
+"""What stands in the report, in order: summary, time and cost, evaluation, curves and samples of each stage,
+tokenizer, settings, environment, how to do it again. `write_report(folder)` reads the run's files and writes
+report.md, report.html and report/*.png there.
 """
 
 from pathlib import Path
 
-from pynanochat.report.document import Heading, Picture, Samples, Table, Text, to_html, to_markdown
+from pynanochat.report.document import Code, Fold, Heading, Picture, Samples, Table, Text, to_html, to_markdown
 from pynanochat.report.plots import draw_curves
-from pynanochat.report.read import STAGES, TITLES, RunFiles, StageFiles, number
+from pynanochat.report.read import TITLES, RunFiles, StageFiles, number
+from pynanochat.report.results import evaluation, picture, summary
+from pynanochat.report.words import ABSENT, count, dollars, duration, gibibytes, percent, score
 
-TASKS = ("CORE", "ARC-Challenge", "ARC-Easy", "GSM8K", "HumanEval", "MMLU", "SpellingBee", "ChatCORE")
-ABSENT = "–"
+
+def write_report(run_dir: Path, price_per_hour: float | None = None) -> Path:
+    """Write the report of a run into its folder; the path of report.md. Raises DataError where there is no run.
+
+    price_per_hour: dollars; by default what the run's settings say.
+    """
+    run = RunFiles.read(Path(run_dir))
+    return write_document(run.folder, f"pynanochat: {run.folder.name}", compose(run, price_per_hour))
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write the report of a run into its folder; the path of report.md. Raises DataError where there is no run."""
-    run_dir = Path(run_dir)
-    run = RunFiles.read(run_dir)
-    blocks = compose(run)
-    pictures = [block for block in blocks if isinstance(block, Picture)]
-    if pictures:
-        (run_dir / "report").mkdir(exist_ok=True)
-    for picture in pictures:
-        (run_dir / picture.name).write_bytes(picture.png)
-    (run_dir / "report.html").write_text(to_html(f"pynanochat: {run.folder.name}", blocks), encoding="utf-8")
-    markdown = run_dir / "report.md"
+def write_document(folder: Path, title: str, blocks: list) -> Path:
+    """Write report.md, report.html and their pictures into `folder`; the path of report.md."""
+    for each in (block for block in blocks if isinstance(block, Picture)):
+        for name, png in ((each.name, each.light), (each.dark_name, each.dark)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(png)
+    (folder / "report.html").write_text(to_html(title, blocks), encoding="utf-8")
+    markdown = folder / "report.md"
     markdown.write_text(to_markdown(blocks), encoding="utf-8")
     return markdown
 
 
-def compose(run: RunFiles) -> list:
+def compose(run: RunFiles, price_per_hour: float | None = None) -> list:
     """The blocks of the report."""
-    blocks = [Heading(f"pynanochat: {run.folder.name}", 1), Text(headline(run))]
+    cost = price(run) if price_per_hour is None else price_per_hour or None
+    blocks = [Heading(f"pynanochat: {run.folder.name}", 1), Text(headline(run, cost))]
     blocks += [Text(problem) for problem in run.problems]
-    blocks += summary(run) + timings(run)
+    blocks += summary(run) + timings(run, cost) + evaluation(run)
     for stage in run.stages.values():
         blocks += curves_and_samples(stage)
-    return blocks + tokenizer(run) + settings(run) + environment(run)
+    return blocks + tokenizer(run) + settings(run) + environment(run) + again(run)
 
 
-def headline(run: RunFiles) -> str:
+def headline(run: RunFiles, cost: float | None) -> str:
     """One sentence: the model, its data, how long, how good."""
     base = run.stages.get("pretrain")
     chosen = run.settings.get("pretrain", {}) if isinstance(run.settings.get("pretrain"), dict) else {}
@@ -54,27 +60,15 @@ def headline(run: RunFiles) -> str:
             parts.append(f"{bpb:.4f} bits per byte on validation text")
     if run.seconds:
         parts.append(f"{duration(sum(run.seconds.values()))} in all")
-    if (cost := price(run)) is not None:
+    if run.seconds and cost is not None:
         parts.append(f"${cost * sum(run.seconds.values()) / 3600:.2f}")
     return ("; ".join(parts) or "Nothing is trained yet") + "."
 
 
-def summary(run: RunFiles) -> list:
-    """The table of scores by stage, a row for what was evaluated."""
-    names = [task for task in TASKS if any(task in scores for scores in run.evals.values())]
-    names += sorted({task for scores in run.evals.values() for task in scores} - set(TASKS))
-    rows = [[task, *(score(run.evals.get(stage, {}).get(task)) for stage in STAGES)] for task in names]
-    bpb = {name: stage.last("val_bpb") for name, stage in run.stages.items()}
-    if any(value is not None for value in bpb.values()):
-        rows.insert(0, ["validation bpb", *(score(bpb.get(stage)) for stage in STAGES)])
-    return [Heading("Summary"), Table(["", *(TITLES[s] for s in STAGES)], rows)] if rows else []
-
-
-def timings(run: RunFiles) -> list:
+def timings(run: RunFiles, cost: float | None) -> list:
     """Time, tokens, speed and cost of each stage."""
     if not run.seconds:
         return []
-    cost = price(run)
     rows = []
     for name, seconds in run.seconds.items():
         stage = run.stages.get(name, StageFiles(name))
@@ -94,15 +88,15 @@ def curves_and_samples(stage: StageFiles) -> list:
     blocks = [Heading(TITLES[stage.name])]
     if not stage.summary:
         blocks.append(Text(f"Not finished: the figures are those up to step {count(stage.last('step'))}."))
-    png = draw_curves(stage)
-    if png is not None:
-        blocks.append(Picture(f"report/{stage.name}.png", png, f"Loss and bits per byte of {TITLES[stage.name]}"))
+    blocks += picture(f"report/{stage.name}.png", f"Curves of {TITLES[stage.name]}", draw_curves, stage)
+    memory = stage.last("peak_memory_bytes") or stage.last("memory_bytes")
     facts = [
         ["steps", count(stage.last("steps") or stage.last("step"))],
         ["final loss", score(stage.series("loss")[1])],
+        ["skipped steps", count(stage.last("skipped_steps"))],
+        ["peak memory", gibibytes(memory)],
+        ["compute dtype", str(stage.summary.get("dtype", ABSENT))],
     ]
-    facts += [["skipped steps", count(stage.last("skipped_steps"))], ["peak memory", gibibytes(stage)]]
-    facts += [["compute dtype", str(stage.summary.get("dtype", ABSENT))]]
     if facts := [row for row in facts if row[1] != ABSENT]:
         blocks.append(Table(["", ""], facts, prose=True))
     rounds = [(step, pairs) for step, pairs in stage.samples() if pairs]
@@ -137,7 +131,8 @@ def settings(run: RunFiles) -> list:
     groups = ({"run": plain} if plain else {}) | {n: v for n, v in run.settings.items() if isinstance(v, dict)}
     blocks = []
     for name, values in groups.items():
-        blocks += [Heading(name, 3), Table(["setting", "value"], [[k, str(v)] for k, v in values.items()], prose=True)]
+        table = Table(["setting", "value"], [[k, str(v)] for k, v in values.items()], prose=True)
+        blocks.append(Fold(name, [table]))
     return [Heading("Settings"), *blocks] if blocks else []
 
 
@@ -147,39 +142,18 @@ def environment(run: RunFiles) -> list:
     return [Heading("Environment"), Table(["", ""], rows, prose=True)] if rows else []
 
 
+def again(run: RunFiles) -> list:
+    """The commands that make the same run."""
+    command, commit = run.environment.get("command"), str(run.environment.get("commit", ""))
+    if not isinstance(command, str) or not command:
+        return []
+    lines = [f"git checkout {commit.split()[0]}"] if commit and commit.split()[0].isalnum() else []
+    changed = [Text("The source had changes that no commit holds.")] if commit.endswith("(changed)") else []
+    return [Heading("The same again"), Code("\n".join([*lines, command])), *changed]
+
+
 def price(run: RunFiles) -> float | None:
     """Dollars an hour, where the settings name a price."""
     nested = run.settings.get("run")
     value = run.settings.get("price_per_hour", nested.get("price_per_hour") if isinstance(nested, dict) else None)
     return number(value) or None
-
-
-def duration(seconds: float) -> str:
-    """3 h 51 min, 7 min 20 s, 12.3 s."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def dollars(cost: float | None, seconds: float) -> str:
-    return ABSENT if cost is None else f"${cost * seconds / 3600:.2f}"
-
-
-def score(value, digits: int = 4) -> str:
-    """A score, or the last of a list of them."""
-    value = value[-1] if isinstance(value, list) and value else value
-    return ABSENT if number(value) is None else f"{value:.{digits}f}"
-
-
-def count(value: float | None, form: str = "{:,.0f}") -> str:
-    return ABSENT if value is None else form.format(value)
-
-
-def percent(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.1%}"
-
-
-def gibibytes(stage: StageFiles) -> str:
-    value = stage.last("peak_memory_bytes") or stage.last("memory_bytes")
-    return ABSENT if value is None else f"{value / 2**30:.2f} GiB"

@@ -32,8 +32,28 @@ class Table:
 class Picture:
     name: str
     """File name, relative to the report."""
-    png: bytes
+    light: bytes
+    """PNG for a white page."""
+    dark: bytes
+    """PNG for a dark one."""
     about: str
+
+    @property
+    def dark_name(self) -> str:
+        return self.name.replace(".png", "-dark.png")
+
+
+@dataclass(frozen=True)
+class Code:
+    text: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks below a title that opens them."""
+
+    title: str
+    blocks: list
 
 
 @dataclass(frozen=True)
@@ -71,19 +91,36 @@ def _markdown_table(table: Table) -> str:
 def _markdown_samples(samples: Samples) -> str:
     parts = []
     for label, prompt, text in samples.items:
-        # a fence longer than any run of backticks within
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", prompt + text)), default=0))
         above = f"{_plain(label)}\n\n" if label else ""
-        parts.append(f"{above}{fence}text\n{prompt}▸{text}\n{fence}\n")
+        parts.append(above + _fenced(f"{prompt}▸{text}", "text"))
     return "\n".join(parts)
+
+
+def _markdown_picture(picture: Picture) -> str:
+    about, light, dark = (html.escape(text) for text in (picture.about, picture.name, picture.dark_name))
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+    return f'<picture>{source}<img src="{light}" alt="{about}"></picture>\n'
+
+
+def _fenced(text: str, kind: str) -> str:
+    """In a fence longer than any run of backticks within."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{kind}\n{text}\n{fence}\n"
+
+
+def _markdown_fold(fold: Fold) -> str:
+    inner = "\n".join(_MARKDOWN[type(block)](block) for block in fold.blocks)
+    return f"<details><summary>{html.escape(' '.join(fold.title.split()))}</summary>\n\n{inner}\n</details>\n"
 
 
 _MARKDOWN = {
     Heading: lambda b: f"{'#' * b.level} {_plain(b.text)}\n",
     Text: lambda b: _plain(b.text) + "\n",
     Table: _markdown_table,
-    Picture: lambda b: f"![{_plain(b.about)}]({b.name})\n",
+    Picture: _markdown_picture,
     Samples: _markdown_samples,
+    Code: lambda b: _fenced(b.text, "sh"),
+    Fold: _markdown_fold,
 }
 
 
@@ -104,8 +141,14 @@ def _html_samples(samples: Samples) -> str:
 
 
 def _html_picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.png).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(picture.about)}">'
+    light, dark = (f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in (picture.light, picture.dark))
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+    return f'<picture>{source}<img src="{light}" alt="{html.escape(picture.about)}"></picture>'
+
+
+def _html_fold(fold: Fold) -> str:
+    inner = "\n".join(_HTML[type(block)](block) for block in fold.blocks)
+    return f"<details><summary>{html.escape(fold.title)}</summary>\n{inner}\n</details>"
 
 
 _HTML = {
@@ -114,6 +157,8 @@ _HTML = {
     Table: _html_table,
     Picture: _html_picture,
     Samples: _html_samples,
+    Code: lambda b: f"<pre>{html.escape(b.text)}</pre>",
+    Fold: _html_fold,
 }
 
 _STYLE = """
@@ -127,11 +172,14 @@ h1 { font-size: 1.9rem; margin: 0 0 .4rem; }
 h2 { font-size: 1.3rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.6rem 0 .5rem; }
 table { border-collapse: collapse; margin: .6rem 0 1rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .9rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; font-size: .88rem; }
 th:first-child, td:first-child, .prose th, .prose td { text-align: left; padding-left: 0; }
 td { overflow-wrap: anywhere; }
-img { max-width: 100%; background: #fff; border-radius: 6px; }
+table:not(.prose) td:not(:first-child) { white-space: nowrap; }
+img { max-width: 100%; }
+details { margin: .3rem 0; }
+summary { cursor: pointer; }
 .sample { margin: 0 0 1rem; }
 .sample figcaption { color: var(--soft); font-size: .88rem; }
 pre { margin: .2rem 0 0; padding: .7rem .9rem; background: var(--box); border-radius: 6px; white-space: pre-wrap;

@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 from pynanochat import __version__
@@ -24,8 +26,17 @@ def describe_environment() -> dict:
         "pynanochat": __version__,
         **{name: version for name in LIBRARIES if (version := _version(name))},
         **_commit(Path(__file__).parents[2]),
+        "command": command_line(),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def command_line(words: list[str] | None = None) -> str:
+    """The command that started this process, as one types it: without the paths of the interpreter and the script."""
+    first, *rest = words or sys.orig_argv
+    if rest and os.path.basename(rest[0]) == "pynanochat":
+        return shlex.join(["pynanochat", *rest[1:]])
+    return shlex.join([os.path.basename(first), *rest])
 
 
 def _memory_gib() -> float | None:

@@ -13,6 +13,11 @@ from pathlib import Path
 from pynanochat.errors import DataError
 
 STAGES = ("pretrain", "midtrain", "sft", "rl")
+TASKS = (
+    "CORE", "ARC-Challenge", "ARC-Easy", "GSM8K", "HumanEval", "MMLU", "SpellingBee", "ChatCORE",
+    "SimpleSpelling", "ToyWorld-Choice", "ToyWorld-Facts", "ToyWorld-Math", "ToyWorld-Arithmetic", "ToyWorld-Chat",
+)  # fmt: skip
+"""The order of the summary; a mean over some of its tasks, "ChatCORE (3 of 6 tasks)", stands in the mean's place."""
 TITLES = {
     "tokenizer": "Tokenizer",
     "pretrain": "BASE",
@@ -62,6 +67,55 @@ class StageFiles:
 
 
 @dataclass
+class Result:
+    """What a stage scored on a task; from RUN/eval/STAGE/TASK.json, or the score alone from a summary."""
+
+    score: float
+    low: float | None = None
+    """The 95 % interval."""
+    high: float | None = None
+    total: float | None = None
+    """Questions."""
+    baseline: float | None = None
+    """The score of guessing."""
+    centred: float | None = None
+    examples: list[dict] = field(default_factory=list)
+    reliability: list[dict] = field(default_factory=list)
+    pass_at: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, values) -> "Result | None":
+        """From a JSON value; None where it holds no score."""
+        if not isinstance(values, dict) or number(values.get("score")) is None:
+            return None
+        plain = {name: number(values.get(name)) for name in ("score", "low", "high", "total", "baseline", "centred")}
+        examples, bins, pass_at = (values.get(name) for name in ("examples", "reliability", "pass_at"))
+        return cls(
+            **plain,
+            examples=[e for e in examples if isinstance(e, dict)] if isinstance(examples, list) else [],
+            reliability=[b for b in map(_bin, bins) if b] if isinstance(bins, list) else [],
+            pass_at={str(k): number(v) for k, v in pass_at.items() if number(v) is not None}
+            if isinstance(pass_at, dict)
+            else {},
+        )
+
+    def calibration_error(self) -> float | None:
+        """Mean distance of confidence and accuracy over the answers."""
+        answers = sum(b["count"] for b in self.reliability)
+        return (
+            sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in self.reliability) / answers
+            if answers
+            else None
+        )
+
+
+def _bin(values) -> dict | None:
+    names = ("count", "confidence", "accuracy")
+    found = {name: number(values.get(name)) for name in names} if isinstance(values, dict) else {}
+    return found if found and None not in found.values() and found["count"] > 0 else None
+
+
+@dataclass
 class RunFiles:
     """A run's folder as data."""
 
@@ -71,9 +125,10 @@ class RunFiles:
     tokenizer: dict = field(default_factory=dict)
     tokenizer_summary: dict = field(default_factory=dict)
     stages: dict[str, StageFiles] = field(default_factory=dict)
-    evals: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Score of each task by stage, from `evals` of a stage's summary ({task: score}) or of the eval stage's summary
-    ({stage: {task: score}})."""
+    results: dict[str, dict[str, Result]] = field(default_factory=dict)
+    """By stage and task; from eval/STAGE/TASK.json, else from the eval stage's summary, else from a stage's own."""
+    core: dict[str, dict[str, Result]] = field(default_factory=dict)
+    """By stage and label: CORE's tasks."""
     seconds: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -91,11 +146,11 @@ class RunFiles:
             stage = StageFiles(name, run._lines(f"{name}/metrics.jsonl"), run._json(f"{name}/summary.json"))
             if stage.lines or stage.summary:
                 run.stages[name] = stage
-                run._add_evals(name, stage.summary.get("evals"))
+                run._add_scores(name, {"evals": {name: stage.summary.get("evals")}})
         evaluation = run._json("eval/summary.json")
-        of_stages = evaluation.get("evals")
-        for name, scores in of_stages.items() if isinstance(of_stages, dict) else ():
-            run._add_evals(name, scores)
+        for name in STAGES:
+            run._add_scores(name, evaluation)
+            run._add_results(name)
         run._add_seconds(evaluation)
         if not (run.stages or run.tokenizer or run.tokenizer_summary or run.settings):
             raise DataError(
@@ -103,11 +158,40 @@ class RunFiles:
             )
         return run
 
-    def _add_evals(self, stage: str, scores) -> None:
-        known = {task: number(score) for task, score in scores.items()} if isinstance(scores, dict) else {}
-        known = {task: score for task, score in known.items() if score is not None}
-        if known:
-            self.evals.setdefault(stage, {}).update(known)
+    def _add_scores(self, stage: str, summary: dict) -> None:
+        """Scores and intervals as summaries have them."""
+        scores, intervals, totals = (_inner(summary, name, stage) for name in ("evals", "intervals", "totals"))
+        baselines = _inner(summary, "baselines")
+        for task, score in scores.items():
+            bounds = intervals.get(task)
+            low, high = bounds if isinstance(bounds, list) and len(bounds) == 2 else (None, None)
+            values = {
+                "score": score,
+                "low": low,
+                "high": high,
+                "total": totals.get(task),
+                "baseline": baselines.get(task),
+            }
+            if result := Result.read(values):
+                self.results.setdefault(stage, {})[task] = result
+
+    def _add_results(self, stage: str) -> None:
+        for within, results in (("", self.results), ("core/", self.core)):
+            for file in sorted((self.folder / "eval" / stage / within).glob("*.json")):
+                values = self._json(f"eval/{stage}/{within}{file.name}")
+                if result := Result.read(values):
+                    task = str(values.get("task", file.stem)) if not within else file.stem
+                    results.setdefault(stage, {})[task] = result
+
+    def tasks(self) -> list[str]:
+        """The tasks that any stage has a result for, in the order of TASKS; those unknown to it last."""
+        names = dict.fromkeys(task for stage in STAGES for task in self.results.get(stage, {}))
+        place = lambda task: TASKS.index(t) if (t := task.partition(" (")[0]) in TASKS else len(TASKS)  # noqa: E731
+        return sorted(names, key=place)
+
+    def stage_of(self, task: str) -> str | None:
+        """The latest stage with a result for the task."""
+        return next((stage for stage in reversed(STAGES) if task in self.results.get(stage, {})), None)
 
     def _add_seconds(self, evaluation: dict) -> None:
         took = {"tokenizer": number(self.tokenizer_summary.get("seconds"))}
@@ -142,6 +226,13 @@ class RunFiles:
             if isinstance(value, dict):
                 lines.append(value)
         return lines
+
+
+def _inner(values: dict, *names: str) -> dict:
+    """values[name][name]...; an empty dict where that is none."""
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
 
 
 def number(value) -> float | None:
