@@ -17,7 +17,7 @@ import torch
 from pynanochat import runtime
 from pynanochat.data.mixture import Mixture
 from pynanochat.engine import Engine
-from pynanochat.errors import UsageError
+from pynanochat.errors import DataError, UsageError
 from pynanochat.model.scaling import measure
 from pynanochat.optim import RECIPES, SCHEDULES
 from pynanochat.runtime import Ranks
@@ -207,6 +207,18 @@ def reward_tasks(run, split: str = "train") -> list:
     """
     names = [name.strip() for name in run.tables[NAME].tasks.split(",")]
     return list(_opened(run.task_data(), tuple(filter(None, names)), split))
+
+
+def nothing_to_learn(run) -> str:
+    """Why the run's folder of data offers no reward task; empty where it does, or where the settings name some."""
+    if run.tables[NAME].tasks or run.task_data().folder is None:
+        return ""
+    run.source()  # what is wrong with the folder as a whole is said as it is
+    try:
+        reward_tasks(run, HELD_OUT)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 @functools.lru_cache(maxsize=4)

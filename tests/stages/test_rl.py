@@ -16,7 +16,7 @@ import torch
 
 from pynanochat import checkpoint
 from pynanochat.engine import Engine
-from pynanochat.errors import CheckpointError, Interrupted, UsageError
+from pynanochat.errors import CheckpointError, DataError, Interrupted, UsageError
 from pynanochat.model import GPT, GPTConfig
 from pynanochat.optim import Schedule, build_optimizer
 from pynanochat.runtime import Ranks
@@ -408,6 +408,18 @@ def test_without_a_finetuned_model_it_says_what_to_do(tmp_path):
     with pytest.raises(CheckpointError, match="pynanochat sft"):
         rl_command.main(["--run", str(tmp_path / "none"), "--preset", "toy"])
     assert not (tmp_path / "none" / "rl").exists()
+
+
+def test_data_without_a_reward_task_say_so(finetuned, tmp_path):
+    (tmp_path / "pretrain").mkdir()
+    for name in ("a.txt", "val.txt"):
+        (tmp_path / "pretrain" / name).write_text("7 8 9 10 11\n" * 50)
+    assert rl.nothing_to_learn(rl_run(finetuned)) == ""
+    assert rl.nothing_to_learn(rl_run(finetuned, tasks="")) == ""
+    run = make_run(tmp_path / "run", data=str(tmp_path))
+    assert "words" in rl.nothing_to_learn(run)
+    with pytest.raises(DataError):
+        rl.check_plan(run)
 
 
 def test_no_training_question_is_held_out(finetuned):
