@@ -166,17 +166,18 @@ _STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e9f0; --soft: #98a5b5; --line: #333d4a; --back: #14191f; --box: #1d242d; }
 }
-body { margin: 0 auto; max-width: 60rem; padding: 2.5rem 1.25rem 5rem; color: var(--ink); background: var(--back);
+body { margin: 0 auto; max-width: 64rem; padding: 2.5rem 1.25rem 5rem; color: var(--ink); background: var(--back);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.9rem; margin: 0 0 .4rem; }
 h2 { font-size: 1.3rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.6rem 0 .5rem; }
-table { border-collapse: collapse; margin: .6rem 0 1rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; margin: .6rem 0 1rem; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; font-size: .88rem; }
 th:first-child, td:first-child, .prose th, .prose td { text-align: left; padding-left: 0; }
 td { overflow-wrap: anywhere; }
-table:not(.prose) td:not(:first-child) { white-space: nowrap; }
+table:not(.prose) td { white-space: nowrap; }
+table:not(.prose) td:first-child { white-space: normal; overflow-wrap: break-word; min-width: 8.5rem; }
 img { max-width: 100%; }
 details { margin: .3rem 0; }
 summary { cursor: pointer; }
