@@ -13,10 +13,13 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 
 from pynanochat.engine.events import answer_events
 from pynanochat.errors import DataError
+from pynanochat.evals.core import row_losses
+from pynanochat.evals.core_tasks import Item
 from pynanochat.evals.ranks import gather, mine
 from pynanochat.evals.score import EXAMPLES, Score, make_score, pass_at, reliability
 from pynanochat.tokenizer import render_for_completion
@@ -73,27 +76,35 @@ def _score(task, found: list[dict], samples: int, seconds: float) -> Score:
 
 def _choices(engine, task, indices, shown, rows) -> list[dict]:
     """A result for each item: {"index", "right", "cut", "probability"} and, where it is shown, "example"."""
-    tokenizer, device = engine.tokenizer, engine.model.lm_head.weight.device
-    prompts = {i: _prompt(tokenizer, task[i], engine.context - _longest(tokenizer, task[i])) for i in indices}
-    results = []
+    tokenizer = engine.tokenizer
+    asked = {i: task[i] for i in indices}
+    prompts = {i: _prompt(tokenizer, c, engine.context - _longest(tokenizer, c)) for i, c in asked.items()}
+    whole = [i for i in indices if "choices" in asked[i]]
+    scores = _whole_answers(engine, {i: prompts[i][0] for i in whole}, asked)
+    scores |= _letters(engine, {i: prompts[i][0] for i in indices if i not in scores}, asked, rows)
+    return [_choice(asked[i], i, scores[i], prompts[i][1], i in shown) for i in indices]
+
+
+def _letters(engine, prompts: dict, asked: dict, rows: int) -> dict[int, torch.Tensor]:
+    """The logits of each item's letters behind its prompt."""
+    device = engine.model.lm_head.weight.device
+    scores = {}
     for batch in _batches(prompts, rows, BATCH_TOKENS[device.type]):
-        scores = _scores(engine, [task[i] for i in batch], [prompts[i][0] for i in batch], device)
-        for i, row in zip(batch, scores, strict=True):
-            results.append(_choice(task, i, row, prompts[i][1], i in shown))
-    return results
+        logits = _last_logits(engine.model, [prompts[i] for i in batch], device).float().cpu()
+        for i, row in zip(batch, logits, strict=True):
+            scores[i] = row[[_letter_id(engine.tokenizer, letter) for letter in asked[i]["letters"]]]
+    return scores
 
 
-def _scores(engine, conversations, prompts, device) -> list[torch.Tensor]:
-    """For each prompt the logits of its letters, or the log-probabilities of its whole answers."""
-    tokenizer, model = engine.tokenizer, engine.model
-    if all("letters" in conversation for conversation in conversations):
-        logits = _last_logits(model, prompts, device).float().cpu()
-        letters = [[_letter_id(tokenizer, letter) for letter in c["letters"]] for c in conversations]
-        return [row[ids] for row, ids in zip(logits, letters, strict=True)]
-    return [
-        _log_probabilities(model, prompt, _endings(tokenizer, conversation), device)
-        for prompt, conversation in zip(prompts, conversations, strict=True)
-    ]
+def _whole_answers(engine, prompts: dict, asked: dict) -> dict[int, torch.Tensor]:
+    """The log-probabilities of each item's choices, which are whole answers, behind its prompt."""
+    items = []
+    for i, prompt in prompts.items():
+        rows = [np.array([*prompt, *ending], np.int32) for ending in _endings(engine.tokenizer, asked[i])]
+        items.append(Item(rows, [len(prompt)] * len(rows), 0, 0))
+    device = engine.model.lm_head.weight.device
+    found = row_losses(engine.model, items, BATCH_TOKENS[device.type])
+    return {i: -torch.tensor([float(one.sum()) for one in rows]) for i, rows in zip(prompts, found, strict=True)}
 
 
 def _endings(tokenizer, conversation) -> list[list[int]]:
@@ -107,21 +118,7 @@ def _longest(tokenizer, conversation) -> int:
     return max(map(len, _endings(tokenizer, conversation))) if "choices" in conversation else 0
 
 
-@torch.inference_mode()
-def _log_probabilities(model, prompt, endings, device) -> torch.Tensor:
-    """The log-probability of each ending after the prompt, (endings,)."""
-    width = len(prompt) + max(map(len, endings)) - 1
-    ids = torch.zeros(len(endings), width, dtype=torch.int64, device=device)
-    targets = torch.full_like(ids, -1)
-    for row, ending in enumerate(endings):
-        whole = torch.tensor([*prompt, *ending], device=device)
-        ids[row, : len(whole) - 1] = whole[:-1]
-        targets[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
-    return -model(ids, targets, reduction="none").sum(dim=1).float().cpu()
-
-
-def _choice(task, index, scores, cut, shown) -> dict:
-    conversation = task[index]
+def _choice(conversation, index, scores, cut, shown) -> dict:
     letters = conversation.get("letters") or conversation["choices"]
     probabilities = scores.softmax(dim=0)
     best = int(probabilities.argmax())
@@ -149,8 +146,8 @@ def _letter_id(tokenizer, letter: str) -> int:
 def _batches(prompts: dict, rows: int, tokens: int):
     """Lists of indices: the longest prompts first, prompts of about the same length together."""
     batch: list[int] = []
-    for i in sorted(prompts, key=lambda i: (-len(prompts[i][0]), i)):
-        if batch and (len(batch) == rows or (len(batch) + 1) * len(prompts[batch[0]][0]) > tokens):
+    for i in sorted(prompts, key=lambda i: (-len(prompts[i]), i)):
+        if batch and (len(batch) == rows or (len(batch) + 1) * len(prompts[batch[0]]) > tokens):
             yield batch
             batch = []
         batch.append(i)

@@ -83,13 +83,29 @@ class Answer:
 
 
 def answer(model, items: list[Item], kind: str, batch_tokens: int) -> list[Answer]:
-    """An answer to each item. Items of about the same length are run together, the longest first."""
-    answers: list[Answer | None] = [None] * len(items)
-    for batch, shared in _batches(items, batch_tokens):
-        got = _run(model, [items[i] for i in batch], shared, kind)
-        for i, one in zip(batch, got, strict=True):
-            answers[i] = one
+    """An answer to each item."""
+    if kind == "language_modeling":
+        return _in_batches(model, items, batch_tokens, _first_choices)
+    answers = []
+    for item, rows in zip(items, row_losses(model, items, batch_tokens), strict=True):
+        best = int(np.argmin([losses.mean() for losses in rows]))
+        answers.append(Answer(best == item.gold, best))
     return answers
+
+
+def row_losses(model, items: list[Item], batch_tokens: int) -> list[list[np.ndarray]]:
+    """For each item and each of its rows the losses, in nats, of the tokens that are asked for."""
+    return _in_batches(model, items, batch_tokens, _losses)
+
+
+def _in_batches(model, items, batch_tokens, run) -> list:
+    """What `run(model, items, shared)` makes of each item. Items of about the same length are run together, the longest
+    first."""
+    results = [None] * len(items)
+    for batch, shared in _batches(items, batch_tokens):
+        for i, one in zip(batch, run(model, [items[i] for i in batch], shared), strict=True):
+            results[i] = one
+    return results
 
 
 def _batches(items: list[Item], budget: int):
@@ -125,31 +141,30 @@ def _shared(item: Item) -> int:
 
 
 @torch.inference_mode()
-def _run(model, items: list[Item], shared: int, kind: str) -> list[Answer]:
+def _losses(model, items: list[Item], shared: int) -> list[list[np.ndarray]]:
     device = model.lm_head.weight.device
+    ids, at, targets, ends = _tensors(items, shared)
+    cache = _prefill(model, items, shared, device) if shared else None
+    losses = model(ids.to(device), targets.to(device), at=at.to(device), cache=cache, reduction="none")
+    parts = iter(np.split(losses.float().cpu().numpy(), ends))
+    return [[next(parts) for _ in item.rows] for item in items]
+
+
+@torch.inference_mode()
+def _first_choices(model, items: list[Item], shared: int) -> list[Answer]:
+    """Of language modelling, whose items have one row and share nothing."""
+    device = model.lm_head.weight.device
+    ids, at, targets, ends = _tensors(items, shared)
+    first = model(ids.to(device), at=at.to(device)).argmax(dim=-1).cpu().numpy()
+    parts = zip(np.split(first, ends), np.split(targets.numpy(), ends), strict=True)
+    return [Answer(bool((mine == right).all()), 0, mine.tolist()) for mine, right in parts]
+
+
+def _tensors(items: list[Item], shared: int):
+    """ids (B, T) of all rows from `shared` on without their last tokens, padded on the right, where nothing sees it;
+    the places (N,) before each token of the answers, row by row, those tokens (N,), and where to split them by rows."""
     rows = [row for item in items for row in item.rows]
     starts = [start for item in items for start in item.starts]
-    ids, at, targets = _tensors(rows, starts, shared)
-    cache = _prefill(model, items, shared, device) if shared else None
-    ids, at, targets = ids.to(device), at.to(device), targets.to(device)
-    ends = np.cumsum([len(row) - start for row, start in zip(rows, starts, strict=True)])
-    if kind == "language_modeling":
-        first = model(ids, at=at).argmax(dim=-1).cpu().numpy()
-        parts = zip(np.split(first, ends[:-1]), np.split(targets.cpu().numpy(), ends[:-1]), strict=True)
-        return [Answer(bool((mine == right).all()), 0, mine.tolist()) for mine, right in parts]
-    losses = model(ids, targets, at=at, cache=cache, reduction="none").float().cpu().numpy()
-    means = [part.mean() for part in np.split(losses, ends[:-1])]
-    answers, done = [], 0
-    for item in items:
-        best = int(np.argmin(means[done : done + len(item.rows)]))
-        answers.append(Answer(best == item.gold, best))
-        done += len(item.rows)
-    return answers
-
-
-def _tensors(rows, starts, shared: int):
-    """ids (B, T) of the rows from `shared` on without their last tokens, padded on the right, where nothing sees it;
-    the places (N,) before each token of the answers, row by row, and those tokens (N,)."""
     width = max(map(len, rows)) - 1 - shared
     ids = np.zeros((len(rows), width), np.int64)
     at = []
@@ -157,7 +172,8 @@ def _tensors(rows, starts, shared: int):
         ids[r, : len(row) - 1 - shared] = row[shared:-1]
         at.append(r * width + np.arange(start - 1 - shared, len(row) - 1 - shared))
     targets = np.concatenate([row[start:] for row, start in zip(rows, starts, strict=True)]).astype(np.int64)
-    return torch.from_numpy(ids), torch.from_numpy(np.concatenate(at)), torch.from_numpy(targets)
+    ends = np.cumsum([len(places) for places in at])[:-1]
+    return torch.from_numpy(ids), torch.from_numpy(np.concatenate(at)), torch.from_numpy(targets), ends
 
 
 def _prefill(model, items: list[Item], shared: int, device) -> KVCache:
