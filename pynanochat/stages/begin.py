@@ -43,7 +43,7 @@ def begin(run, stage: str) -> checkpoint.Checkpoint:
 
 def identity(run, stage: str) -> dict:
     """All that decides the result of a stage that trains on a mixture."""
-    return origin(run, stage) | {"mixture_hash": run.mixture(stage).hash()}
+    return origin(run, stage) | {"mixture_hash": run.mixture_hash(stage)}
 
 
 def origin(run, stage: str) -> dict:

@@ -16,6 +16,7 @@ from pynanochat import runtime
 from pynanochat.data.conversations import PaddedConversations, batches_in
 from pynanochat.data.prefetch import Prefetch
 from pynanochat.errors import UsageError
+from pynanochat.evals.score import chat_core
 from pynanochat.model import lora
 from pynanochat.model.scaling import measure
 from pynanochat.optim import RECIPES
@@ -99,6 +100,7 @@ class Finetuning(begin.Beginning):
     def __init__(self, run, stage: str, conversations: int = 0):
         check_settings(run.tables[stage])
         super().__init__(run, stage)
+        self.packed = not conversations
         self._plan_rows(conversations)
 
     def _plan_rows(self, conversations: int) -> None:
@@ -137,7 +139,8 @@ class Finetuning(begin.Beginning):
         if self.device.type == "cuda":
             streams = {i: Prefetch(loader) for i, loader in streams.items()}
         size = measure(self.config)
-        compiled = torch.compile(self.model, dynamic=False) if self.wanted.compile else None
+        # Rows of every length would be compiled anew each time.
+        compiled = torch.compile(self.model, dynamic=False) if self.wanted.compile and self.packed else None
         loop = TrainingLoop(
             name=self.stage,
             folder=self.run.stage_folder(self.stage),
@@ -230,12 +233,11 @@ class Finetuning(begin.Beginning):
         return lambda model: answers(model, self.tokenizer, questions)
 
     def chat_evaluation(self):
-        """evaluate(model) -> the accuracy of each chat task on its first questions, and ChatCORE where there is one."""
+        """evaluate(model) -> the accuracy of each chat task on its first questions, and their mean."""
 
         def evaluate(model) -> dict:
             from pynanochat.engine import Engine
             from pynanochat.evals import chat
-            from pynanochat.evals.score import chat_core
             from pynanochat.tasks import available, open_task
 
             where, scores = self.run.task_data(), {}
@@ -244,11 +246,18 @@ class Finetuning(begin.Beginning):
                 task = open_task(name.strip(), "test", where)
                 examples = self.wanted.chat_eval_examples
                 scores[task.name] = chat.evaluate(engine, task, max_examples=examples, ranks=self.ranks)
-            core = chat_core(scores)
             found = {name: score.score for name, score in scores.items()}
-            return found | ({core.task: core.score} if core else {})
+            return found | mean_score(scores)
 
         return evaluate
+
+
+def mean_score(scores) -> dict[str, float]:
+    """{"ChatCORE": ...} of its six tasks, else {"chat_mean": ...}; guessing counts 0 in either."""
+    core = chat_core(scores)
+    if core and core.task == "ChatCORE":
+        return {"ChatCORE": core.score}
+    return {"chat_mean": math.fsum(s.centred for s in scores.values()) / len(scores)} if scores else {}
 
 
 def conversation_loss(forward, batch) -> torch.Tensor:

@@ -60,6 +60,7 @@ class Run:
         self.settings: RunSettings = tables["run"]
         self._source = self._tokenizer = None
         self._mixtures: dict[tuple[str, str], object] = {}
+        self._mixture_hashes: dict[str, str] = {}
         self._check_folder()
 
     def _check_folder(self) -> None:
@@ -144,6 +145,12 @@ class Run:
             of = mixtures.training if split == "train" else mixtures.validation
             self._mixtures[stage, split] = of(stage, self.task_data(), self.settings.merged)
         return self._mixtures[stage, split]
+
+    def mixture_hash(self, stage: str) -> str:
+        """What identifies the conversations that a stage trains on; they are read through for it once."""
+        if stage not in self._mixture_hashes:
+            self._mixture_hashes[stage] = self.mixture(stage).hash()
+        return self._mixture_hashes[stage]
 
     def save_settings(self) -> None:
         """Write settings.json (first rank)."""

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from pynanochat import checkpoint
+from pynanochat import checkpoint, tasks
 from pynanochat.data.conversations import ConversationBatch
 from pynanochat.engine import Engine
 from pynanochat.errors import CheckpointError, DataError, Interrupted, UsageError
 from pynanochat.model import GPT, GPTConfig, lora
 from pynanochat.stages import begin, finetune, midtrain, sft
+from pynanochat.tasks import Task
 from tests.stages.fakes import LATER, Talk, make_base, make_run
 
 STAGES = (midtrain, sft)
@@ -103,6 +104,7 @@ import os, signal, sys, torch
 torch.set_num_threads(1)
 from pynanochat.stages import sft
 from pynanochat.stages.loop import TrainingLoop
+from pynanochat.tasks import Task
 from tests.stages.fakes import make_run
 record = TrainingLoop._record
 def die(self, *args):
@@ -131,6 +133,7 @@ import sys, torch
 torch.set_num_threads(1)
 from pynanochat import runtime
 from pynanochat.stages import midtrain, sft
+from pynanochat.tasks import Task
 from tests.stages.fakes import make_run
 for stage in (midtrain, sft):
     run = make_run(sys.argv[1])
@@ -166,6 +169,35 @@ def test_the_2025_form_has_a_row_for_each_conversation(whole, tmp_path):
     make_run(folder).forget("sft")
     make_run(folder, sft_conversations=4).carry_out(sft)
     assert len([line for line in lines_of(folder, "sft") if "loss" in line]) == 40 // 4
+
+
+class Letters(Task):
+    """A choice between two letters, of which B is always right."""
+
+    name, kind, baseline = "Letters", "choice", 0.5
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        messages = [{"role": "user", "content": f"{index}: A or B?"}, {"role": "assistant", "content": "B"}]
+        return {"messages": messages, "letters": ["A", "B"]}
+
+
+@pytest.mark.parametrize("names", ["", "Letters"])
+def test_chat_tasks_are_evaluated_while_it_trains(whole, tmp_path, monkeypatch, names):
+    folder = copy(whole[0], tmp_path)
+    make_run(folder).forget("sft")
+    monkeypatch.setattr(tasks, "available", lambda where: ["Letters"])
+    monkeypatch.setattr(tasks, "open_task", lambda name, split, where: {("Letters", "test"): Letters()}[name, split])
+    chat = {"sft_chat_eval_every": 3, "sft_chat_eval_examples": 5, "sft_chat_eval_tasks": names}
+    summary = make_run(folder, **chat, sft_steps=5).carry_out(sft)
+    found = {line["step"]: line for line in lines_of(folder, "sft") if "Letters" in line}
+    assert sorted(found) == [3, 5]
+    for line in found.values():
+        assert line["Letters"] * 5 == pytest.approx(round(line["Letters"] * 5))
+        assert line["chat_mean"] == pytest.approx((line["Letters"] - 0.5) / 0.5)
+    assert summary["Letters"] == found[5]["Letters"]
 
 
 # --- what a stage begins with
