@@ -15,11 +15,11 @@ from pathlib import Path
 
 from pynanochat.checkpoint import write_json
 from pynanochat.errors import Interrupted, PynanochatError, UsageError
-from pynanochat.stages import commands, evaluate, finetune, midtrain, pretrain, sft, tokenizer
+from pynanochat.stages import commands, evaluate, finetune, midtrain, pretrain, rl, sft, tokenizer
 from pynanochat.stages.progress import duration
 
-STAGES = (tokenizer, pretrain, midtrain, sft, evaluate)
-DISTRIBUTED = {"pretrain", "midtrain", "sft", "eval"}  # stages that use every process; the others run in one
+STAGES = (tokenizer, pretrain, midtrain, sft, rl, evaluate)
+DISTRIBUTED = {"pretrain", "midtrain", "sft", "rl", "eval"}  # stages that use every process; the others run in one
 
 
 def main(argv: list[str]) -> None:
@@ -63,6 +63,8 @@ def plan_of(run, stage, processes: int) -> str:
         return commands.pretrain_plan(run, processes)
     if stage in (midtrain, sft):
         return finetune.describe_plan(run, stage.NAME, processes)
+    if stage is rl:
+        return rl.describe_plan(run, processes)
     return ""
 
 
@@ -83,6 +85,8 @@ def check(run, stages, processes: int, fresh: bool) -> None:
         if stage in (midtrain, sft):
             finetune.check_settings(run.tables[stage.NAME])
             run.mixture(stage.NAME)
+        if stage is rl:
+            rl.check_plan(run, processes)
         if stage is evaluate:
             evaluate.check_settings(run.tables[stage.NAME])
 
