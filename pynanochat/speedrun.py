@@ -54,6 +54,9 @@ def chosen_stages(run, names: str) -> list:
     for name in wanted:
         if name not in [stage.NAME for stage in known]:
             raise UsageError(f"--stages {name}: not a stage of this run; use {', '.join(s.NAME for s in known)}")
+    if not names and (why := rl.nothing_to_learn(run)):
+        print(f"rl is left out: {why}")
+        wanted.remove(rl.NAME)
     return [stage for stage in known if stage.NAME in wanted]
 
 
