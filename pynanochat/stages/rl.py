@@ -18,8 +18,9 @@ from pynanochat import runtime
 from pynanochat.data.mixture import Mixture
 from pynanochat.engine import Engine
 from pynanochat.errors import DataError, UsageError
+from pynanochat.model import lora
 from pynanochat.model.scaling import measure
-from pynanochat.optim import RECIPES, SCHEDULES
+from pynanochat.optim import RECIPES
 from pynanochat.runtime import Ranks
 from pynanochat.stages import begin, pretrain
 from pynanochat.stages.held_out import evaluation, held_out_questions, samples_of
@@ -69,6 +70,12 @@ class RLSettings(LoopSettings):
     """Held-out questions of each task."""
     pass_k: int = 8
     """Answers sampled to each held-out question, for pass@1 to pass@k."""
+    lora_rank: int = 0
+    """Rank of adapters to the blocks' matrices, which then alone learn; 0 trains the whole model."""
+    lora_alpha: float = 16.0
+    """Weight of the adapters: what they add is times alpha/rank."""
+    lora_lr: float = 0.001
+    """Learning rate of the adapters, in the place of pretraining's and the schedule's scale."""
 
 
 def check_settings(wanted: RLSettings) -> None:
@@ -78,7 +85,7 @@ def check_settings(wanted: RLSettings) -> None:
         if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) >= 0):
             raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be 0 or more")
     some = ("examples_per_step", "max_new_tokens", "epochs", "lr_scale", "uses", "engine_rows", "eval_examples")
-    for name in (*some, "pass_k", "keep_checkpoints", "max_bad_steps"):
+    for name in (*some, "pass_k", "lora_alpha", "lora_lr", "keep_checkpoints", "max_bad_steps"):
         if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) > 0):
             raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be above 0")
     if wanted.samples < 2:
@@ -92,20 +99,21 @@ def check_settings(wanted: RLSettings) -> None:
 def generator(model, tokenizer, rows: int):
     """`generate` for roll_out: the engine over `model` with the weights that it has at each call.
 
-    Where the model computes in half precision the engine runs on a half-precision copy, made anew at each call: the
-    products are the same, and decoding does not convert all weights for every token.
+    Where the model computes in half precision, or has adapters, the engine runs on a plain copy in that precision, made
+    anew at each call: the products are the same, and decoding does not convert or add up all weights for every token.
     """
     twin = model
-    if model.compute_dtype != torch.float32:
-        twin = copy.deepcopy(model).to(model.compute_dtype).requires_grad_(False)
+    if model.compute_dtype != torch.float32 or lora.adapters(model):
+        twin = copy.deepcopy(lora.merged(model)).to(model.compute_dtype).requires_grad_(False)
         twin.cos, twin.sin = model.cos, model.sin  # positions need all their digits
     engine = Engine(twin, tokenizer)
 
     def generate(prompts, **settings):
         if twin is not model:
+            weights = lora.merged_state(model)
             with torch.no_grad():
-                for mine, theirs in zip(twin.parameters(), model.parameters(), strict=True):
-                    mine.copy_(theirs)
+                for name, parameter in twin.named_parameters():
+                    parameter.copy_(weights[name])
         return engine.generate_batch(prompts, rows=rows, **settings)
 
     return generate
@@ -288,7 +296,7 @@ def train(run) -> dict:
         wanted,
         folder=run.stage_folder(NAME),
         optimizer=start.optimizer(),
-        schedule=SCHEDULES[arch][NAME],
+        schedule=start.schedule(),
         seed=run.settings.seed,
         rows=rows,
         ranks=run.ranks,

@@ -17,8 +17,8 @@ import torch
 from pynanochat import checkpoint
 from pynanochat.engine import Engine
 from pynanochat.errors import CheckpointError, DataError, Interrupted, UsageError
-from pynanochat.model import GPT, GPTConfig
-from pynanochat.optim import Schedule, build_optimizer
+from pynanochat.model import GPT, GPTConfig, lora
+from pynanochat.optim import MuonAdamW, Schedule, build_optimizer
 from pynanochat.runtime import Ranks
 from pynanochat.stages import pretrain, rl, rl_command, tokenizer
 from pynanochat.stages.rl import (
@@ -88,7 +88,7 @@ def tiny_model(seed=1):
     return model
 
 
-def make_loop(folder, *, model=None, tasks=None, held_out=None, rows=8, ranks=None, lr=1.0, schedule=None, **changes):
+def make_loop(folder, *, model=None, tasks=None, held_out=None, rows=8, ranks=None, lr=1.0, optimizer=None, **changes):
     wanted = dataclasses.replace(SETTINGS, **changes)
     model = model or tiny_model()
     return training_loop(
@@ -98,8 +98,8 @@ def make_loop(folder, *, model=None, tasks=None, held_out=None, rows=8, ranks=No
         held_out or [Bandit(first=1000)],
         wanted,
         folder=Path(folder),
-        optimizer=build_optimizer(model, "2026", lr_multiplier=lr, weight_decay=0.0),
-        schedule=schedule or Schedule(warmdown=1.0, scale=0.05, momentum_ramp=0),
+        optimizer=optimizer or build_optimizer(model, "2026", lr_multiplier=lr, weight_decay=0.0),
+        schedule=Schedule(warmdown=1.0, scale=0.05, momentum_ramp=0),
         seed=0,
         rows=rows,
         ranks=ranks,
@@ -142,6 +142,16 @@ def test_reward_and_held_out_pass_rate_rise_and_not_by_length(tmp_path):
     assert last["val_answer_tokens"] <= 4  # the limit: an answer could not grow towards the reward
     rewards = [line["reward"] for line in steps(tmp_path)]
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.5
+
+
+def test_adapters_alone_learn_from_rewards(tmp_path):
+    model = tiny_model()
+    lora.adapt(model, rank=4, alpha=8.0)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    group = {"kind": "adamw", "name": "lora", "params": list(lora.adapters(model).values()), "lr": 0.1}
+    make_loop(tmp_path, model=model, optimizer=MuonAdamW([group]), steps=2, eval_every=0).run()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and changed <= lora.adapters(model).keys()
 
 
 def test_an_answer_of_any_length_earns_alike_so_length_stays(tmp_path):
@@ -287,6 +297,22 @@ def test_the_generator_follows_the_weights():
         assert [a.ids for a in generate([[256, 65, 66]], **settings)[0]] != before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_generator_says_what_an_adapted_model_says(dtype):
+    model, plain = small_model(), small_model()
+    model.compute_dtype = plain.compute_dtype = dtype
+    lora.adapt(model, rank=2, alpha=4.0)
+    generate = generator(model, TOKENIZER, rows=4)
+    settings = {"samples": 1, "max_tokens": 8, "temperature": 0.0, "top_k": 0, "seed": 1}
+    answer = lambda generate: generate([[256, 65, 66]], **settings)[0][0].ids  # noqa: E731
+    begun = answer(generate)
+    assert begun == answer(generator(plain, TOKENIZER, rows=4))
+    with torch.no_grad():
+        for parameter in lora.adapters(model).values():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    assert answer(generate) == answer(generator(lora.merged(model), TOKENIZER, rows=4)) != begun
+
+
 def test_the_generator_in_half_precision_gives_the_tokens_of_the_model_in_training():
     model = small_model()
     model.compute_dtype = torch.bfloat16
@@ -391,6 +417,22 @@ def test_the_stage_learns_from_the_toy_world_and_the_engine_finds_it(finetuned, 
     assert rl_run(folder).carry_out(rl) == summary
     with pytest.raises(UsageError, match="temperature 1.0 -> 0.5"):
         rl_run(folder, temperature=0.5).carry_out(rl)
+
+
+def test_adapters_learn_and_resume_alone(finetuned, tmp_path):
+    folder = shutil.copytree(finetuned, tmp_path / "run")
+    adapted = {"lora_rank": 2, "lora_lr": 0.05, "samples": 16, "tasks": "SpellingBee"}
+    with pytest.raises(Interrupted):
+        rl_run(folder, stop_after=1, **adapted).carry_out(rl)
+    rl_run(folder, **adapted).carry_out(rl)
+    saved = checkpoint.latest(folder / "rl")
+    assert all(name.rpartition(".")[2] in ("a", "b") for name in saved.tensors("adapters"))
+    before, after = checkpoint.latest(folder / "sft").tensors("model"), saved.tensors("model")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before if not k.startswith("transformer.h."))
+    whole = shutil.copytree(finetuned, tmp_path / "whole")
+    rl_run(whole, **adapted).carry_out(rl)
+    assert same_weights(folder / "rl", whole / "rl")
 
 
 def test_the_command_goes_on_where_it_was_stopped(finetuned, tmp_path, capsys):
