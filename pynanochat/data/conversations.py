@@ -6,8 +6,9 @@
     batch = next(loader)                         # .inputs, .targets int32 (8, 512); -1: no target
     state = loader.state_dict()                  # a loader that loads it gives bit-equal batches from here on
 
-A mixture is anything with len and [index] that gives conversations as tokenizer/chat.py renders them; they are rendered
-when their turn comes, so that memory stays flat. Each rank takes every world_size-th conversation. An epoch ends when
+A mixture is anything with len and [index] that gives conversations as tokenizer/chat.py renders them, or documents as
+{"text": ...}, which are read as in pretraining, every token counting; they are rendered when their turn comes, so that
+memory stays flat. Each rank takes every world_size-th conversation. An epoch ends when
 every one of them has been used, once; the next one begins with an empty buffer and in another order. Within the buffer
 the packing is that of data/packing.py, best fit, and later conversations of a row see the earlier ones, each behind its
 own bos.
@@ -35,6 +36,12 @@ class ConversationBatch:
     inputs: np.ndarray
     targets: np.ndarray
     tokens: int
+
+
+def render_document(tokenizer, text: str, most: int) -> tuple[list[int], list[int]]:
+    """(ids, mask) of a document, at most `most` tokens: bos, and its text, all of which is learned."""
+    ids = [tokenizer.bos_id, *tokenizer.encode(text)][:most]
+    return ids, [0] + [1] * (len(ids) - 1)
 
 
 class _Conversations:
@@ -98,8 +105,12 @@ class _Conversations:
         return piece
 
     def _render(self, index: int) -> np.ndarray:
+        item = self.mixture[index]
         try:
-            ids, said = render_conversation(self.tokenizer, self.mixture[index], self.seq_len + 1)
+            if "text" in item:
+                ids, said = render_document(self.tokenizer, item["text"], self.seq_len + 1)
+            else:
+                ids, said = render_conversation(self.tokenizer, item, self.seq_len + 1)
         except DataError as error:
             raise DataError(f"conversation {index} of the mixture: {error}") from None
         piece = np.empty(len(ids), TOKEN)

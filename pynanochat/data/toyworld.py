@@ -23,7 +23,7 @@ from pynanochat.errors import UsageError
 
 DEFAULT_ENTITIES = 128
 FEWEST_ENTITIES, MOST_ENTITIES = 60, 20_000
-VERSION = 1  # of the text; part of the data hash: raise it whenever the text of a seed changes
+VERSION = 2  # of the text; part of the data hash: raise it whenever the text of a seed changes
 EXCLUSIVE = 8  # one text in so many may only stand in validation
 
 

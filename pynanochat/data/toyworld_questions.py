@@ -33,7 +33,16 @@ class Wording:
     who: str = "what"
 
 
-FRAMES = ("{W} is {t}?", "Tell me {t}.", "Can you tell me {t}?", "I would like to know {t}.", "Please name {t}.")
+FRAMES = (
+    "{W} is {t}?",
+    "Tell me {t}.",
+    "Can you tell me {t}?",
+    "I would like to know {t}.",
+    "Please name {t}.",
+    "Tell me {w} {t} is.",
+    "Do you know {w} {t} is?",
+    "Please say {w} {t} is.",
+)
 TEST_FRAMES = ("I wonder {w} {t} is.", "Could you say {w} {t} is?")
 
 QUESTIONS = {
@@ -447,11 +456,9 @@ def wordings(wording: Wording, test: bool) -> list[str]:
 def _frame(frame: str, thing: str, who: str) -> str:
     """`What is {n}'s age?`. A thing that asks by itself (`what {n} likes`) needs no question word before it."""
     who = "what" if thing.startswith("the name ") else who
-    asking = thing.split()[0] in ("what", "where", "how")
-    if asking and ("{W}" in frame or "{w}" in frame):
-        text = {"{W} is {t}?": "{T}, please?", "I wonder {w} {t} is.": "I wonder {t}."}.get(frame, "Could you say {t}?")
-    else:
-        text = frame
+    text = frame
+    if thing.split()[0] in ("what", "where", "how"):
+        text = "{T}, please?" if frame == FRAMES[0] else frame.replace("{w} {t} is", "{t}")
     named = {"{t}": thing, "{T}": capital(thing), "{w}": who, "{W}": capital(who)}
     for mark, value in named.items():
         text = text.replace(mark, value)

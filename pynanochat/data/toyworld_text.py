@@ -1,5 +1,6 @@
 """Chooses what a document of the toy world is, and writes it."""
 
+from pynanochat.data.toyworld_games import GAMES
 from pynanochat.data.toyworld_letters import LETTERS, letter
 from pynanochat.data.toyworld_pages import PAGES, person_page
 from pynanochat.data.toyworld_stories import STORIES, birthday, day, fable, fair, market, visit
@@ -20,7 +21,7 @@ def book(draw, world) -> str:
     return "\n\n".join(chapters)
 
 
-KINDS = (*PAGES * 4, *STORIES * 2, *LETTERS * 2, *SUMS * 2, *[book] * 10)
+KINDS = (*PAGES * 6, *STORIES * 2, *LETTERS * 2, *SUMS, *GAMES * 4, *[book] * 8)
 
 
 def write(world, draw) -> str:

@@ -306,7 +306,9 @@ def questions_of(mixture, tokenizer, context: int) -> list[list[dict]]:
     """The openings, up to the first question, of the first conversations that leave room for an answer."""
     found, room = [], context - min(SAMPLE_TOKENS, context // 4)
     for index in range(min(len(mixture), 100)):
-        messages = mixture[index]["messages"]
+        messages = mixture[index].get("messages")
+        if not messages:  # a document
+            continue
         opening = messages[: 2 if messages[0]["role"] == "system" else 1]
         if len(render_for_completion(tokenizer, opening)) <= room and opening not in found:
             found.append(opening)

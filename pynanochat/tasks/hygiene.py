@@ -24,8 +24,8 @@ def normalised(text: str) -> str:
 
 
 def asked(conversation: dict) -> list[str]:
-    """What the user says, message by message."""
-    return [message["content"] for message in conversation["messages"] if message["role"] == "user"]
+    """What the user says, message by message; nothing in a document."""
+    return [message["content"] for message in conversation.get("messages", ()) if message["role"] == "user"]
 
 
 def names_of(conversation: dict) -> set[str]:
@@ -56,6 +56,8 @@ class Questions:
     def asks(self, conversation: dict) -> str | None:
         """The name of a task that asks what this conversation asks, or None."""
         said = [normalised(text) for text in asked(conversation)]
+        if not said:
+            return None
         for name in (*names_of(conversation), *said):
             if name in self._owner:
                 return self._owner[name]

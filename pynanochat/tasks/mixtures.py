@@ -26,11 +26,11 @@ VALIDATION_MMLU = 5200
 SIMPLE_SHARE, BEE_SHARE = 200 / 460, 80 / 460  # spelling beside general conversations, as on the Hub
 FEWEST_SPELLING = 1000
 TOY_MIDTRAIN = {  # conversations of each kind in an epoch
-    "ToyWorld-Facts": 6000, "ToyWorld-Choice": 6000, "ToyWorld-Sorting": 4000, "ToyWorld-Math": 6000,
-    "ToyWorld-Arithmetic": 4000, "ToyWorld-Chat": 1000,
+    "ToyWorld-Facts": 9000, "ToyWorld-Choice": 3000, "ToyWorld-Sorting": 800, "ToyWorld-Math": 400,
+    "ToyWorld-Arithmetic": 600, "ToyWorld-Chat": 800, "ToyWorld-Text": 2000,
 }  # fmt: skip
-TOY_SPELLING = {"SimpleSpelling": 3000, "SpellingBee": 5000}
-TOY_SFT_SHARE = 4  # SFT sees a quarter of what midtraining sees
+TOY_SPELLING = {"SimpleSpelling": 1500, "SpellingBee": 1500}
+TOY_SFT_SHARE = 2  # SFT sees half of what midtraining sees
 
 Parts = list[tuple[Sequence[dict], int]]
 
@@ -45,7 +45,8 @@ def validation(stage: str, where: TaskData, merged: bool = False) -> Mixture:
     world, and the ways to ask who somebody is, are so few that questions recur."""
     check(stage)
     if where.data == "toyworld":
-        parts = [open_task(name, "val", where) for name in (*TOY_MIDTRAIN, *SPELLING_NAMES, "Identity")]
+        names = (*(name for name in TOY_MIDTRAIN if name != "ToyWorld-Text"), *SPELLING_NAMES, "Identity")
+        parts = [open_task(name, "val", where) for name in names]
     elif where.folder is None:
         mmlu = take(open_task("MMLU", "test", where), VALIDATION_MMLU, where.seed)
         parts = [open_task("SmolTalk", "val", where), mmlu, open_task("GSM8K", "val", where)]

@@ -15,7 +15,7 @@ from pynanochat.data.toyworld_questions import Question, QuestionBook
 from pynanochat.errors import UsageError
 from pynanochat.tasks.base import Task, TaskData
 
-SIZES = {"train": 6000, "val": 200, "test": 200}
+SIZES = {"train": 10_000, "val": 200, "test": 200}
 VALIDATION_START = 1_000_000  # the index from which validation conversations are drawn
 
 
@@ -134,7 +134,17 @@ class Chat(_Generated):
         return make(self.first + index)
 
 
-TASKS = {task.name: task for task in (Choice, Facts, Math, Arithmetic, Sorting, Chat)}
+class Text(_Generated):
+    """Documents of the pretraining text, which tell of held-out entities too. Read beside the conversations, they keep
+    what those do not ask for from being forgotten. Only trained on."""
+
+    name = "ToyWorld-Text"
+
+    def __getitem__(self, index: int) -> dict:
+        return {"text": self.talk.book.world.document("train", self.first + index)}
+
+
+TASKS = {task.name: task for task in (Choice, Facts, Math, Arithmetic, Sorting, Chat, Text)}
 
 
 def held_out(book: QuestionBook) -> list[tuple[Question, str]]:

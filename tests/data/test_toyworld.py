@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from itertools import chain, islice
 
 import numpy as np
@@ -136,7 +137,8 @@ def test_the_text_has_no_errors_of_form(world, kind):
 
 def test_the_vocabulary_is_small(world):
     named = {p.name.lower() for p in [*world.people, *world.pets, *world.towns]}
-    seen = {w for _, text in world.documents("train", 0, 5000) for w in re.findall(r"[a-z]+", text.lower())}
+    seen = Counter(w for _, text in world.documents("train", 0, 5000) for w in re.findall(r"[a-z]+", text.lower()))
+    seen = {w for w, times in seen.items() if times >= 5}  # the games of repeating make words up
     assert 700 < len(seen - named) < 1600
 
 
@@ -204,4 +206,4 @@ def test_the_loader_resumes_bit_equal_on_the_toy_world():
 def test_the_text_of_a_seed_is_fixed():
     """A change of this text must raise toyworld.VERSION, which is part of the data hash, so that old runs notice."""
     text = "\n".join(ToyWorld(0).document(split, i) for split in ("train", "val") for i in range(300))
-    assert (VERSION, hashlib.sha256(text.encode()).hexdigest()[:16]) == (1, "3ededf6974a3572b")
+    assert (VERSION, hashlib.sha256(text.encode()).hexdigest()[:16]) == (2, "9387d9a9d4153634")

@@ -46,6 +46,7 @@ def test_what_can_be_evaluated(folder, toy, tmp_path):
     assert set(available(toy)) == {name for name in NAMES if name.startswith(("ToyWorld", "Spell", "Simple"))} - {
         "ToyWorld-Sorting",
         "ToyWorld-Chat",
+        "ToyWorld-Text",
     }
     assert set(available(TaskData("hub"))) == set(available(folder)) | {"ARC-Challenge"}
     assert available(TaskData(str(tmp_path))) == []
