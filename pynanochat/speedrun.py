@@ -85,11 +85,8 @@ def check(run, stages, processes: int, fresh: bool) -> None:
     if pretrain in stages:
         pretrain.check_plan(run, run.tables["tokenizer"].vocab_size, processes, begun=not fresh)
     for stage in stages:
-        if stage in (midtrain, sft):
-            finetune.check_settings(run.tables[stage.NAME])
-            run.mixture(stage.NAME)
-        if stage is rl:
-            rl.check_plan(run, processes)
+        if stage in (midtrain, sft, rl):
+            stage.check_plan(run, processes)
         if stage is evaluate:
             evaluate.check_settings(run.tables[stage.NAME])
 

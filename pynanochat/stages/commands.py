@@ -125,6 +125,7 @@ def finetune_main(stage, argv: list[str]) -> None:
         print(finetune.describe_plan(run, stage.NAME))
         return
     begin.begin(run, stage.NAME)  # before anything is changed
+    stage.check_plan(run, run.ranks.world_size)
     carry_out_alone(run, stage, flags.fresh)
 
 

@@ -87,11 +87,11 @@ def train(run) -> dict:
 
 def check_settings(wanted: EvalSettings) -> None:
     """Raise UsageError for settings that cannot be carried out, whatever the data."""
-    from pynanochat.tasks import NAMES
+    from pynanochat.tasks import GRADED
 
     for name in _split(wanted.tasks):
-        if name not in NAMES and name.partition("/")[0] != BUNDLE:
-            raise UsageError(f"--tasks {name}: no such task; use {', '.join(NAMES)} or {BUNDLE}")
+        if name not in GRADED and name.partition("/")[0] != BUNDLE:
+            raise UsageError(f"--tasks {name}: no such task to grade; use {', '.join(GRADED)} or {BUNDLE}")
     for name in _split(wanted.stage):
         if name not in STAGES:
             raise UsageError(f"--stage {name}: no such stage; use {', '.join(STAGES)}")

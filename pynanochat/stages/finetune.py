@@ -22,6 +22,7 @@ from pynanochat.model.scaling import measure
 from pynanochat.optim import RECIPES
 from pynanochat.stages import begin, pretrain
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
+from pynanochat.tasks import GRADED
 from pynanochat.tokenizer import render_for_completion
 
 SAMPLES = 3
@@ -72,6 +73,30 @@ def check_settings(wanted: FinetuneSettings) -> None:
     for name in ("epochs", "lr_scale", "eval_tokens", "buffer_conversations", "keep_checkpoints", "max_bad_steps"):
         if getattr(wanted, name) <= 0:
             raise UsageError(f"--{flag(name)} {getattr(wanted, name)}: must be above 0")
+    for name in names_in(wanted.chat_eval_tasks):
+        if name not in GRADED:
+            raise UsageError(f"--chat-eval-tasks {name}: no such task to grade; use {', '.join(GRADED)}")
+
+
+def check_plan(run, stage: str, processes: int, conversations: int = 0) -> None:
+    """Raise what can be known to go wrong before anything is changed: settings, data that cannot be had."""
+    wanted = run.tables[stage]
+    check_settings(wanted)
+    if wanted.batch_tokens or conversations:
+        check_rows(wanted.batch_tokens, conversations, processes, begin.pretrained(run).sequence_len)
+    run.mixture(stage)
+
+
+def check_rows(batch_tokens: int, conversations: int, processes: int, length: int) -> int:
+    """Rows of a step. Raises UsageError where they cannot be dealt evenly to the ranks."""
+    rows = conversations or batch_tokens // length
+    if rows < 1 or rows % processes or (not conversations and batch_tokens % length):
+        what = f"--conversations {conversations}" if conversations else f"--batch-tokens {batch_tokens}"
+        unit = processes if conversations else processes * length
+        raise UsageError(
+            f"{what} does not divide over {processes} ranks with rows of {length}; use a multiple of {unit}"
+        )
+    return rows
 
 
 def describe_plan(run, stage: str, processes: int = 1) -> str:
@@ -85,6 +110,11 @@ def describe_plan(run, stage: str, processes: int = 1) -> str:
     extent = f"{wanted.steps:,} steps" if wanted.steps else f"{wanted.epochs} x its conversations, in steps"
     flops = measure(what.config).flops_per_token
     return f"{stage}: {extent} of {tokens:,} tokens, rows of {base.sequence_len}, {flops:,} FLOPs a token"
+
+
+def names_in(text: str) -> list[str]:
+    """The names of a comma list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def flag(name: str) -> str:
@@ -106,14 +136,7 @@ class Finetuning(begin.Beginning):
     def _plan_rows(self, conversations: int) -> None:
         """Rows of a step, of a micro-batch, and micro-batches; those that a begun run has recorded stay."""
         world, length = self.ranks.world_size, self.config.sequence_len
-        tokens = self.wanted.batch_tokens or self.horizon.batch_tokens
-        rows = conversations or tokens // length
-        what = f"--conversations {conversations}" if conversations else f"--batch-tokens {tokens}"
-        if rows < 1 or rows % world or (not conversations and tokens % length):
-            unit = world if conversations else world * length
-            raise UsageError(
-                f"{what} does not divide over {world} ranks with rows of {length}; use a multiple of {unit}"
-            )
+        rows = check_rows(self.wanted.batch_tokens or self.horizon.batch_tokens, conversations, world, length)
         recorded = self.recorded()
         device_rows = self.wanted.device_rows or recorded.get("fitted_rows", 0)
         if not device_rows:
@@ -242,8 +265,8 @@ class Finetuning(begin.Beginning):
 
             where, scores = self.run.task_data(), {}
             engine = Engine(lora.merged(model), self.tokenizer, self.stage)
-            for name in self.wanted.chat_eval_tasks.split(",") if self.wanted.chat_eval_tasks else available(where):
-                task = open_task(name.strip(), "test", where)
+            for name in names_in(self.wanted.chat_eval_tasks) or available(where):
+                task = open_task(name, "test", where)
                 examples = self.wanted.chat_eval_examples
                 scores[task.name] = chat.evaluate(engine, task, max_examples=examples, ranks=self.ranks)
             found = {name: score.score for name, score in scores.items()}

@@ -81,7 +81,7 @@ class RLSettings(LoopSettings):
 def check_settings(wanted: RLSettings) -> None:
     """Raise UsageError for values that mean nothing."""
     whole = ("steps", "device_rows", "top_k", "kl", "clip", "temperature", "eval_every", "sample_every", "save_every")
-    for name in whole:
+    for name in (*whole, "lora_rank"):
         if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) >= 0):
             raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be 0 or more")
     some = ("examples_per_step", "max_new_tokens", "epochs", "lr_scale", "uses", "engine_rows", "eval_examples")

@@ -4,6 +4,7 @@ Two forms: whole conversations packed into rows (2026), or one conversation in a
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 from pynanochat.data.conversations import PaddedConversations
@@ -31,8 +32,20 @@ def identity(run) -> dict:
     return begin.identity(run, NAME)
 
 
-def train(run) -> dict:
-    """Finetune the model of `run`; resumes from its newest checkpoint. Returns the loop's summary."""
+def check_plan(run, processes: int = 1) -> None:
+    """Raise what can be known to go wrong before anything is changed."""
+    wanted: SftSettings = run.tables[NAME]
+    if wanted.lora_rank < 0:
+        raise UsageError(f"--lora-rank {wanted.lora_rank}: must be 0 (no adapters) or more")
+    for name in ("lora_alpha", "lora_lr"):
+        if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) > 0):
+            raise UsageError(f"--{finetune.flag(name)} {getattr(wanted, name)}: must be above 0")
+    finetune.check_plan(run, NAME, processes, conversations_of_step(run))
+
+
+def conversations_of_step(run) -> int:
+    """Conversations of a step, each in a row of its own; 0 where they are packed. Raises UsageError for settings that
+    say it in two ways."""
     wanted: SftSettings = run.tables[NAME]
     arch = begin.pretrained(run).arch
     conversations = CONVERSATIONS[arch] if wanted.conversations < 0 else wanted.conversations
@@ -41,5 +54,11 @@ def train(run) -> dict:
             f"--batch-tokens {wanted.batch_tokens} and --conversations {conversations} both say how large a step is; "
             "give --conversations 0 to pack"
         )
+    return conversations
+
+
+def train(run) -> dict:
+    """Finetune the model of `run`; resumes from its newest checkpoint. Returns the loop's summary."""
+    conversations = conversations_of_step(run)
     work = finetune.Finetuning(run, NAME, conversations)
     return work.train(functools.partial(PaddedConversations, packed=not conversations), finetune.conversation_loss)

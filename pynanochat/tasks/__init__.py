@@ -16,6 +16,8 @@ TOY_NAMES = ("ToyWorld-Choice", "ToyWorld-Facts", "ToyWorld-Math", "ToyWorld-Ari
 TOY_TRAINING_NAMES = ("ToyWorld-Sorting", "ToyWorld-Chat", "ToyWorld-Text")
 CHAT_NAMES = ("SmolTalk", "Identity", "Conversations")
 NAMES = (*ARC_NAMES, "MMLU", "GSM8K", "HumanEval", *SPELLING_NAMES, *TOY_NAMES, *TOY_TRAINING_NAMES, *CHAT_NAMES)
+GRADED = tuple(name for name in NAMES if name not in (*TOY_TRAINING_NAMES, *CHAT_NAMES))
+"""Those that can be evaluated; the others are only trained on."""
 SPLITS = ("train", "val", "test")
 
 

@@ -18,6 +18,7 @@ from pynanochat.engine import Engine
 from pynanochat.errors import CheckpointError, DataError, Interrupted, UsageError
 from pynanochat.model import GPT, GPTConfig, lora
 from pynanochat.stages import begin, finetune, midtrain, sft
+from pynanochat.stages.commands import sft_main
 from pynanochat.tasks import Task
 from tests.stages.fakes import LATER, Talk, make_base, make_run
 
@@ -189,6 +190,7 @@ def test_chat_tasks_are_evaluated_while_it_trains(whole, tmp_path, monkeypatch, 
     folder = copy(whole[0], tmp_path)
     make_run(folder).forget("sft")
     monkeypatch.setattr(tasks, "available", lambda where: ["Letters"])
+    monkeypatch.setattr(finetune, "GRADED", ("Letters",))
     monkeypatch.setattr(tasks, "open_task", lambda name, split, where: {("Letters", "test"): Letters()}[name, split])
     chat = {"sft_chat_eval_every": 3, "sft_chat_eval_examples": 5, "sft_chat_eval_tasks": names}
     summary = make_run(folder, **chat, sft_steps=5).carry_out(sft)
@@ -293,6 +295,33 @@ def test_another_mixture_is_noticed(whole):
 def test_settings_out_of_range(base, flag, value, message):
     with pytest.raises(UsageError, match=message):
         finetune.Finetuning(make_run(base, **{f"midtrain_{flag}": value}), "midtrain")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"sft_lr_scale": -1.0}, "--lr-scale -1.0"),
+        ({"sft_chat_eval_tasks": "GSM8K, MMLUU"}, "--chat-eval-tasks MMLUU: no such task"),
+        ({"sft_chat_eval_tasks": "SmolTalk"}, "--chat-eval-tasks SmolTalk: no such task to grade"),
+        ({"sft_batch_tokens": 100, "sft_conversations": 0}, "--batch-tokens 100 does not divide"),
+        ({"sft_batch_tokens": 128, "sft_conversations": 4}, "--batch-tokens 128 and --conversations 4"),
+        ({"sft_lora_rank": -1}, "--lora-rank -1"),
+        ({"sft_lora_rank": 2, "sft_lora_lr": float("nan")}, "--lora-lr nan"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_changed(whole, flags, message):
+    run = make_run(whole[0], **flags)
+    with pytest.raises(UsageError, match=message):
+        sft.check_plan(run)
+
+
+def test_a_refused_command_leaves_the_settings_and_what_is_trained(whole, tmp_path):
+    folder = copy(whole[0], tmp_path)
+    before = (folder / "settings.json").read_text()
+    with pytest.raises(UsageError, match="--lr-scale -1.0"):
+        sft_main(["--run", str(folder), "--lr-scale", "-1", "--fresh"])
+    assert (folder / "settings.json").read_text() == before
+    assert checkpoint.steps(folder / "sft")
 
 
 def test_an_empty_mixture_is_an_error(base):
