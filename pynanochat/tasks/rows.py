@@ -65,7 +65,12 @@ class RowsTask(Task):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        return self.conversation(self.rows[index])
+        row = self.rows[index]
+        try:
+            return self.conversation(row)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            what = f"row {index} is not as published ({type(error).__name__}: {error}): {str(row)[:80]}"
+            raise DataError(f"{self.name}: {what}; copy the file again") from None
 
     def conversation(self, row: dict) -> dict:
         raise NotImplementedError

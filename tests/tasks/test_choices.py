@@ -7,6 +7,7 @@ from pynanochat.tasks import TaskData, open_task
 from pynanochat.tasks.arc import ARC
 from pynanochat.tasks.choices import choice, chosen
 from pynanochat.tasks.mmlu import MMLU
+from pynanochat.tasks.smoltalk import SmolTalk
 
 from .small import arc_rows, mmlu_rows, write_folder
 
@@ -70,6 +71,11 @@ def test_mmlu_rows_of_both_shapes():
         (MMLU, {"choices": ["b"], "answer": 0}, "without a proper 'question'"),
         (lambda rows: ARC("ARC-Easy", rows), arc_rows("a", 1)[0] | {"answerKey": "Z"}, "'Z' is none of"),
         (lambda rows: ARC("ARC-Easy", rows), {"question": "a"}, "without a proper 'choices'"),
+        (lambda rows: ARC("ARC-Easy", rows), arc_rows("a", 1)[0] | {"choices": {}}, "row 0 is not as published"),
+        (lambda rows: ARC("ARC-Easy", rows), {"query": 3, "choices": ["b"], "gold": 0}, "row 0 is not as published"),
+        (lambda rows: ARC("ARC-Easy", rows), {"query": "a", "choices": ["b"], "gold": 7}, "row 0 is not as published"),
+        (MMLU, {"question": "a", "choices": ["b"] * 30, "answer": 1}, "row 0 is not as published"),
+        (SmolTalk, {"messages": [{"role": "user"}]}, "row 0 is not as published"),
     ],
 )
 def test_a_row_that_is_not_right_is_a_data_error(task, row, said):
