@@ -116,12 +116,24 @@ def look_at_ops(findings: Findings) -> None:
         )
 
 
+def look_at_sandbox(findings: Findings) -> None:
+    from pynanochat.tools import sandbox
+
+    findings.fact("sandbox", sandbox.active_tier())
+    if not sandbox.isolated():
+        findings.problem(
+            "programs that a model writes (HumanEval) are not cut off from the network and from your files here",
+            "allow unprivileged user namespaces, or Landlock and seccomp; or leave HumanEval out of --tasks",
+        )
+
+
 LOOKS = [
     ("python", look_at_python, None),
     ("torch", look_at_torch, "reinstall it: pip install --force-reinstall torch"),
     ("the CPU", look_at_cpu, None),
     ("the extension", look_at_extension, "reinstall from the repository: pip install --force-reinstall --no-deps ."),
     ("triton", look_at_triton, "reinstall it: pip install --force-reinstall triton"),
+    ("the sandbox", look_at_sandbox, "reinstall from the repository: pip install --force-reinstall --no-deps ."),
     ("the ops", look_at_ops, "see the problems above it; if there are none, report this line"),
 ]
 

@@ -8,6 +8,7 @@ import pytest
 
 from pynanochat import doctor
 from pynanochat.ops import backends
+from pynanochat.tools import sandbox
 
 
 def run(*flags, **environment):
@@ -47,6 +48,15 @@ def test_a_broken_part_does_not_hide_the_others(monkeypatch, capsys, raised):
     said = capsys.readouterr().out
     assert stopped.value.code == 1
     assert "problem: looking at the extension failed" in said and "remedy: reinstall" in said and "rms_norm" in said
+
+
+@pytest.mark.parametrize(("tier", "problem"), [("namespaces+landlock+seccomp", False), ("rlimits only", True)])
+def test_it_says_how_programs_are_cut_off(monkeypatch, capsys, tier, problem):
+    monkeypatch.setattr(sandbox, "active_tier", lambda: tier)
+    doctor.print_plain(doctor.examine())
+    said = capsys.readouterr().out
+    assert any(line.split() == ["sandbox", *tier.split()] for line in said.splitlines())
+    assert ("(HumanEval) are not cut off" in said) == problem
 
 
 def test_table_in_a_terminal(capsys):
