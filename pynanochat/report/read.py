@@ -130,6 +130,7 @@ class RunFiles:
     core: dict[str, dict[str, Result]] = field(default_factory=dict)
     """By stage and label: CORE's tasks."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Of wall clock, by stage."""
     problems: list[str] = field(default_factory=list)
 
     @classmethod
@@ -195,7 +196,9 @@ class RunFiles:
 
     def _add_seconds(self, evaluation: dict) -> None:
         took = {"tokenizer": number(self.tokenizer_summary.get("seconds"))}
-        took |= {name: stage.last("seconds") for name, stage in self.stages.items()}
+        for name, stage in self.stages.items():
+            wall = stage.last("wall_seconds")  # an unfinished stage has the seconds of its steps alone
+            took[name] = stage.last("seconds") if wall is None else wall
         took["eval"] = number(evaluation.get("seconds"))
         self.seconds = {name: value for name, value in took.items() if value is not None}
 

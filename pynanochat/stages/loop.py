@@ -94,6 +94,7 @@ class TrainingLoop:
         self.forward, self.loss, self.more_evaluations = forward or model, loss or next_token_loss, more_evaluations
         self.device = next(model.parameters()).device
         self.step, self.tokens, self.seconds, self.bad_steps, self.rollbacks, self.skipped = 0, 0, 0.0, 0, 0, 0
+        self._wall_before, self._started = 0.0, time.perf_counter()
         self.last_eval: dict = {}
         self._stop_signal = 0  # what this rank caught; it stops only once all ranks know, in the same step
         self._stopping = False
@@ -104,6 +105,7 @@ class TrainingLoop:
 
     def run(self) -> dict:
         """Train from the newest checkpoint, or from the start, to the end. Raises Interrupted when told to stop."""
+        self._started = time.perf_counter()
         resumed = self._resume()
         handlers = self._catch_signals()
         started = self.step
@@ -142,6 +144,7 @@ class TrainingLoop:
             "steps": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
+            "wall_seconds": round(self.wall_seconds, 3),
             "tokens_per_second": round(rate, 1),
             "mfu": round(rate * self.flops_per_token / self.peak_flops, 4),
             "flops": self.tokens * self.flops_per_token,
@@ -149,6 +152,11 @@ class TrainingLoop:
             "peak_memory_bytes": peak_memory(self.device),
             **self.last_eval,
         }
+
+    @property
+    def wall_seconds(self) -> float:
+        """Since the training began, evaluations and checkpoints included; time lost to a kill is not."""
+        return self._wall_before + time.perf_counter() - self._started
 
     def _due(self, every: int, at_end: bool) -> bool:
         return at_end or (every > 0 and self.step % every == 0)
@@ -335,6 +343,7 @@ class TrainingLoop:
             "step": self.step,
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "wall_seconds": self.wall_seconds,
             "bad_steps": self.bad_steps,
             "rollbacks": self.rollbacks,
             "skipped": self.skipped,
@@ -359,7 +368,7 @@ class TrainingLoop:
             self._load_weights(found)
             for name in ("step", "tokens", "seconds", "bad_steps", "rollbacks", "skipped", "last_eval"):
                 setattr(self, name, state[name])
-            self._smoothed_loss = state["smoothed_loss"]
+            self._smoothed_loss, self._wall_before = state["smoothed_loss"], state.get("wall_seconds", state["seconds"])
             for index, stream in self.streams.items():
                 stream.load_state_dict(found.state(f"loader_{index}"))
         if self.ranks.first:

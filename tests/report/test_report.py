@@ -42,6 +42,13 @@ def metrics(steps=200, start=9.0, hostile=""):
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+def test_time_and_cost_are_those_of_the_wall_clock(run):
+    summary = json.loads((run / "pretrain/summary.json").read_text())
+    write(run, "pretrain/summary.json", summary | {"wall_seconds": 600.0})
+    text = write_report(run).read_text()
+    assert "| BASE | 10 min 0 s | 3,276,800 | 20,480 |" in text and "| $4.00 |" in text
+
+
 @pytest.fixture
 def run(tmp_path):
     folder = tmp_path / "runs" / "toy"

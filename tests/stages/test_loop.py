@@ -266,6 +266,27 @@ def test_tokens_are_counted_from_the_batches_and_metrics_averaged_over_the_strea
     assert losses(tmp_path) == losses(pairs[0]) and same(weights(tmp_path), weights(pairs[0]))
 
 
+def test_evaluations_count_as_time_spent_but_not_as_training(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def tick():
+        clock[0] += 1
+        return clock[0]
+
+    monkeypatch.setattr("pynanochat.stages.loop.time.perf_counter", tick)
+
+    def evaluate(model):
+        clock[0] += 100
+        return {"val_bpb": 1.0}
+
+    with pytest.raises(Interrupted):
+        make_loop(tmp_path, steps=4, streams=1, evaluate=evaluate, stop_after=3).run()
+    clock[0] += 1000  # nobody works on it
+    summary = make_loop(tmp_path, steps=4, streams=1, evaluate=evaluate).run()
+    assert summary["seconds"] == 4.0  # one for each step
+    assert 300 < summary["wall_seconds"] < 400
+
+
 def test_costly_evaluations_have_their_own_rhythm_and_stay_in_the_summary(tmp_path):
     more = ((3, lambda model: {"accuracy": 0.5}), (0, lambda model: {"never": 1.0}))
     summary = make_loop(tmp_path, more=more).run()
