@@ -64,6 +64,21 @@ def test_the_main_job_ends_with_a_report_and_the_command_to_talk(default_run):
 
 
 @pytest.mark.slow
+def test_the_default_model_answers_calculates_and_counts_letters(default_run):
+    """What the main job promises, on questions that no stage was trained on."""
+    folder, _ = default_run
+    evals = json.loads((folder / "runs/toy/eval/summary.json").read_text())["evals"]
+    base, sft, rl = (evals[stage] for stage in ("pretrain", "sft", "rl"))
+    assert sft["ToyWorld-Choice"] >= 0.7
+    assert sft["ToyWorld-Facts"] >= 0.4 and base["ToyWorld-Facts"] < sft["ToyWorld-Facts"] / 2
+    assert sft["ToyWorld-Math"] >= 0.3 and base["ToyWorld-Math"] < 0.05
+    assert rl["ToyWorld-Math"] > sft["ToyWorld-Math"]
+    assert max(sft["SpellingBee"], rl["SpellingBee"]) >= 0.6 and base["SpellingBee"] < 0.1
+    report = (folder / "runs/toy/report.md").read_text()
+    assert all(f"| {name} " in report for name in ("ToyWorld-Choice", "ToyWorld-Facts", "ToyWorld-Math", "SpellingBee"))
+
+
+@pytest.mark.slow
 def test_the_default_model_writes_toy_world_english(default_run):
     """Every word that it samples is one that the toy world's text has, and it models that text well."""
     from pynanochat.data.sources import open_source

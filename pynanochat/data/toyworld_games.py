@@ -5,7 +5,12 @@ seldom ask for it, since most of what they say next is known by heart. Here noth
 before, rows of numbers and of things.
 """
 
-from pynanochat.data.toyworld_words import SOUNDS, listed
+from pynanochat.data.toyworld_words import ANIMALS, FOODS, HOBBIES, JOBS, PET_LIKES, REPAIRS, SOUNDS, WATERS, listed
+
+_TOLD = [*(text for job in JOBS for text in job), *(text for hobby in HOBBIES for text in hobby), *REPAIRS.values()]
+_TOLD += [*PET_LIKES, *WATERS, *ANIMALS, *ANIMALS.values(), *FOODS, *(text for food in FOODS.values() for text in food)]
+WORDS = sorted({word for text in _TOLD for word in text.split() if len(word) > 2})
+"""Words of what people do and like."""
 
 
 def new_word(draw) -> str:
@@ -15,6 +20,8 @@ def new_word(draw) -> str:
 
 def known_word(draw, world) -> str:
     """Something of the world."""
+    if draw.chance(0.5):
+        return draw.pick(WORDS)
     kind = draw.pick((world.people, world.pets, world.towns, world.goods, world.foods))
     return draw.pick((draw.pick(kind).name, draw.pick(world.people).color, draw.pick(world.people).job.name))
 

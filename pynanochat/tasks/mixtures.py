@@ -29,7 +29,7 @@ TOY_MIDTRAIN = {  # conversations of each kind in an epoch
     "ToyWorld-Facts": 9000, "ToyWorld-Choice": 3000, "ToyWorld-Sorting": 800, "ToyWorld-Math": 400,
     "ToyWorld-Arithmetic": 600, "ToyWorld-Chat": 800, "ToyWorld-Text": 2000,
 }  # fmt: skip
-TOY_SPELLING = {"SimpleSpelling": 1500, "SpellingBee": 1500}
+TOY_SPELLING = {"SimpleSpelling": 1500, "SpellingBee": 3000}
 TOY_SFT_SHARE = 2  # SFT sees half of what midtraining sees
 
 Parts = list[tuple[Sequence[dict], int]]
