@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pynanochat import checkpoint, settings
 from pynanochat.checkpoint import write_json
-from pynanochat.errors import CheckpointError, UsageError
+from pynanochat.errors import CheckpointError, DataError, UsageError
 from pynanochat.runtime import Ranks
 
 
@@ -130,12 +130,15 @@ class Run:
         return self._tokenizer
 
     def task_data(self):
-        """Where the run's tasks find their rows: a tasks.TaskData."""
+        """Where the run's tasks find their rows: a tasks.TaskData. Raises DataError for a folder that is not there."""
         from pynanochat.tasks import TaskData
 
         s = self.settings
         world = self.source().world if s.data == "toyworld" else None
-        return TaskData(s.data, seed=s.seed, world=world, identity=s.identity)
+        where = TaskData(s.data, seed=s.seed, world=world, identity=s.identity)
+        if where.folder is not None and not where.folder.is_dir():
+            raise DataError(f"--data {s.data}: no such folder; use toyworld, hub or the folder that the run began with")
+        return where
 
     def mixture(self, stage: str, split: str = "train"):
         """The conversations that a stage trains on ("train") or is validated on ("val"), opened once."""

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pynanochat.errors import CheckpointError, UsageError
+from pynanochat.errors import CheckpointError, DataError, UsageError
 from pynanochat.runtime import Ranks
 from pynanochat.stages import pretrain
 from pynanochat.stages.commands import open_run
@@ -28,6 +28,13 @@ def test_damaged_settings_are_named(tmp_path, content):
     (tmp_path / "settings.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"settings\.json: damaged"):
         open_run({"run": str(tmp_path)}, recorded=True)
+
+
+def test_a_data_folder_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path):
+    run = make_run(tmp_path / "run", data=str(tmp_path / "typo"))
+    for ask in (run.task_data, lambda: run.mixture("sft")):
+        with pytest.raises(DataError, match="--data .*typo: no such folder"):
+            ask()
 
 
 def test_two_commands_on_one_run_are_refused(tmp_path):
