@@ -13,6 +13,7 @@ import functools
 import gzip
 import json
 import random
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,7 +198,7 @@ def read_rows(path: Path, fields: tuple[str, ...]) -> list[dict]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     rows.append(_checked(json.loads(line), fields, f"{path}: line {number}"))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         what = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
         raise DataError(f"{path}: cannot be read ({what}); copy the bundle again") from None
     if not rows:
@@ -208,6 +209,8 @@ def read_rows(path: Path, fields: tuple[str, ...]) -> list[dict]:
 def _checked(row, fields, place: str) -> dict:
     options = row.get(fields[0] if "context_options" in fields else "choices") if isinstance(row, dict) else None
     wrong = not isinstance(row, dict) or [f for f in fields if f not in row]
+    if not wrong and "context" in fields:
+        wrong = not (isinstance(row["context"], str) and isinstance(row["continuation"], str))
     if not wrong and "gold" in fields:
         wrong = not (isinstance(options, list) and isinstance(row["gold"], int) and 0 <= row["gold"] < len(options))
     if wrong:

@@ -207,7 +207,7 @@ class RunFiles:
             value = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self.problems.append(f"{name} could not be read ({error.__class__.__name__}) and is left out.")
             return {}
         if not isinstance(value, dict):
@@ -224,7 +224,7 @@ class RunFiles:
         for line in text.split("\n"):
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(value, dict):
                 lines.append(value)

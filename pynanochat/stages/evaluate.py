@@ -299,7 +299,7 @@ def _read(file: Path) -> dict:
     """The JSON object in `file`; nothing where it is missing, cut off or something else."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -227,6 +227,8 @@ def test_the_familys_bundle_gives_the_same(tmp_path):
         (gzip.compress(b'{"query": "x", "choices": ["a"], "gold": 1}\n'), "line 1"),
         (gzip.compress(b'\n{"query": \n'), "cannot be read"),
         (gzip.compress(b'{"query": "x", "choices": ["a"], "gold": 0}\n')[:-9], "cannot be read"),
+        (gzip.compress(b"")[:10] + b"\xff" * 9, "cannot be read"),
+        (gzip.compress(b"[" * 200_000), "cannot be read"),
     ],
 )
 def test_damaged_rows_are_named(tmp_path, content, message):
@@ -234,6 +236,11 @@ def test_damaged_rows_are_named(tmp_path, content, message):
     (tmp_path / "one.jsonl.gz").write_bytes(content)
     with pytest.raises(DataError, match=message):
         len(task.rows)
+
+
+def test_a_context_that_is_no_text_is_named(tmp_path):
+    with pytest.raises(DataError, match="line 1: a row must have context, continuation"):
+        len(one_task(tmp_path, "language_modeling", [{"context": 3, "continuation": "x"}]).rows)
 
 
 def test_damaged_tables_are_named(tmp_path):

@@ -350,12 +350,14 @@ def test_damaged_results_are_left_out(evaluated):
     write(evaluated, "eval/sft/Broken.json", '{"task": "Broken", "sc')
     write(evaluated, "eval/sft/NaN.json", '{"task": "NaN", "score": NaN}')
     write(evaluated, "eval/sft/List.json", "[1, 2]")
+    write(evaluated, "eval/sft/Deep.json", "[" * 200_000)
     odd = {"low": None, "high": "x", "examples": [1, {"prompt": 3}, {}], "reliability": [0, {"count": 0}]}
     write(evaluated, "eval/sft/Odd.json", {"task": "$x_{", "score": 0.5, "total": -1, "pass_at": [1]} | odd)
     write(evaluated, "eval/summary.json", {"evals": [], "intervals": 3, "seconds": "long"})
     (evaluated / "eval/rl/folder.json").mkdir(parents=True)
     text = write_report(evaluated).read_text()
     assert re.search(r"Broken.json could not be read", text)
+    assert re.search(r"Deep.json could not be read", text)
     assert re.search(r"folder.json could not be read", text)
     assert "List.json does not hold a JSON object" in text
     assert "| $x\\_\\{ | -1 |  | – | – | 0.5000 | – |" in text

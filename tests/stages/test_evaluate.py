@@ -194,6 +194,12 @@ def test_what_is_missing_is_left_out_with_a_word(run, data, capsys):
     assert "MMLU is left out" in said and "CORE is left out" in said
 
 
+@pytest.mark.parametrize("content", ["", '{"task": ', "[1]", "null", "[" * 200_000, "{}", '{"task": []}'])
+def test_a_damaged_result_counts_as_none(tmp_path, content):
+    (tmp_path / "GSM8K.json").write_text(content)
+    assert evaluate.read_scores(tmp_path) == {}
+
+
 def test_no_core_on_request(tmp_path, data):
     run = make_run(tmp_path / "run", data, eval_core=False)
     run.carry_out(evaluate)
