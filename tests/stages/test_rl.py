@@ -332,7 +332,7 @@ def test_the_generator_in_half_precision_gives_the_tokens_of_the_model_in_traini
 def test_what_means_nothing_is_refused():
     wrong = {
         "samples": 1, "clip": 1.0, "uses": 2, "temperature": float("nan"), "lr_scale": 0.0, "kl": -1.0, "epochs": 0.0,
-        "eval_examples": 0,
+        "eval_examples": 0, "lora_rank": -1, "lora_lr": float("inf"),
     }  # fmt: skip
     check_settings(RLSettings())
     for name, value in wrong.items():
