@@ -9,6 +9,7 @@ are answered by the engine, with its tools, and the task grades the text. Under 
 items, and all get the score.
 """
 
+import functools
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from pynanochat.engine.events import answer_events
 from pynanochat.errors import DataError
 from pynanochat.evals.core import row_losses
 from pynanochat.evals.core_tasks import Item
-from pynanochat.evals.ranks import gather, mine
+from pynanochat.evals.ranks import gather_from, mine
 from pynanochat.evals.score import EXAMPLES, Score, make_score, pass_at, reliability
 from pynanochat.tokenizer import render_for_completion
 
@@ -44,10 +45,10 @@ def evaluate(
     order = chosen(task, max_examples)
     shown = set(random.Random(ORDER_SEED).sample(order, min(EXAMPLES, len(order))))
     if task.kind == "choice":
-        found = _choices(engine, task, mine(order, ranks), shown, rows)
+        work = functools.partial(_choices, engine, task, mine(order, ranks), shown, rows)
     else:
-        found = _answers(engine, task, mine(order, ranks), shown, samples, temperature, rows)
-    found = gather(found, ranks, engine.model.lm_head.weight.device)
+        work = functools.partial(_answers, engine, task, mine(order, ranks), shown, samples, temperature, rows)
+    found = gather_from(work, ranks, engine.model.lm_head.weight.device)
     found.sort(key=lambda result: result["index"])
     return _score(task, found, samples, time.perf_counter() - started)
 

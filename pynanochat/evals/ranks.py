@@ -4,6 +4,8 @@ import json
 
 import torch
 
+from pynanochat.errors import PynanochatError
+
 
 def mine(indices: list, ranks) -> list:
     """The part of `indices` that this rank does."""
@@ -26,3 +28,16 @@ def gather(found: list, ranks, device) -> list:
     dist.all_gather(parts, padded)
     lists = (json.loads(bytes(p[: int(n)].tolist())) for p, n in zip(parts, sizes, strict=True))
     return [result for one in lists for result in one]
+
+
+def gather_from(work, ranks, device) -> list:
+    """`gather` of what `work()` gives. What it raises on one rank is raised on all: none waits for that one in vain."""
+    found, problem = [], None
+    try:
+        found = work()
+    except PynanochatError as error:
+        problem = error
+    said = gather([str(problem)] if problem else [], ranks, device)
+    if said:
+        raise problem or PynanochatError(said[0])
+    return gather(found, ranks, device)
