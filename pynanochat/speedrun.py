@@ -88,7 +88,7 @@ def check(run, stages, processes: int, fresh: bool) -> None:
         if stage in (midtrain, sft, rl):
             stage.check_plan(run, processes)
         if stage is evaluate:
-            evaluate.check_settings(run.tables[stage.NAME])
+            evaluate.check_plan(run)
 
 
 def carry_out(run, stages, processes: int, fresh: bool) -> None:

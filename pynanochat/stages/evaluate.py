@@ -105,6 +105,17 @@ def check_settings(wanted: EvalSettings) -> None:
         raise UsageError(f"--samples {wanted.samples}: at --temperature 0 they are all the same; use 0.8, say")
 
 
+def check_plan(run) -> None:
+    """Raise what can be known to go wrong before anything is trained: settings, tasks that the data lack."""
+    from pynanochat.tasks import open_task
+
+    wanted = run.tables[NAME]
+    check_settings(wanted)
+    for name in _split(wanted.tasks):
+        if name.partition("/")[0] != BUNDLE:
+            open_task(name, "test", run.task_data())
+
+
 def _stages(run) -> list[str]:
     """The stages to evaluate. Raises UsageError for one that is not trained."""
     trained = [stage for stage in STAGES if checkpoint.steps(run.stage_folder(stage))]

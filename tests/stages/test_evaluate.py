@@ -229,6 +229,14 @@ def test_a_bundle_by_its_url(run, data, tmp_path, monkeypatch):
     assert json.loads(results(run)["pretrain/CORE.json"].read_text())["task"] == "CORE (3 of 22 tasks)"
 
 
+def test_a_task_that_the_data_lack_is_noticed_before_anything_is_trained(tmp_path, data):
+    evaluate.check_plan(make_run(tmp_path / "run", data, eval_tasks="MMLU,CORE"))
+    (data / "tasks/mmlu_test.jsonl").unlink()
+    evaluate.check_plan(make_run(tmp_path / "run", data))
+    with pytest.raises(DataError, match="no mmlu_test.*leave MMLU out of --tasks"):
+        evaluate.check_plan(make_run(tmp_path / "run", data, eval_tasks="MMLU,CORE"))
+
+
 def test_a_run_without_a_model(tmp_path, data):
     run = make_run(tmp_path / "run", data)
     for stage in ("pretrain", "sft"):
