@@ -29,7 +29,9 @@ Features Features::parse(const std::string& tier) {
 std::string Features::name() const {
   std::string name;
   auto add = [&](bool present, const char* feature) {
-    if (present) name += (name.empty() ? "" : "+") + std::string(feature);
+    if (!present) return;
+    if (!name.empty()) name += '+';
+    name += feature;
   };
   add(namespaces, "namespaces");
   add(landlock, "landlock");
