@@ -221,10 +221,10 @@ def test_the_later_stages_follow_and_resume_alone(tmp_path):
 
 def test_a_dry_run_names_every_stage_and_makes_nothing(tmp_path, capsys):
     plan = ["--run", str(tmp_path / "run"), *SMALL[:-2], "--dry-run"]
-    job.main([*plan, "--sft-steps", "7", "--midtrain-batch-tokens", "512"])
+    job.main([*plan, "--sft-steps", "7", "--midtrain-batch-tokens", "512", "--rl-steps", "9"])
     said = capsys.readouterr().out
     assert "stages tokenizer, pretrain, midtrain, sft, rl, eval, report" in said
-    assert "rl: 1 x the smallest reward task" in said
+    assert "rl: 9 steps of " in said
     assert "midtrain: 1 x its conversations, in steps of 512 tokens" in said and "sft: 7 steps of 256 tokens" in said
     job.main([*plan, "--merged"])
     said = capsys.readouterr().out
