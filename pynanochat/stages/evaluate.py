@@ -61,7 +61,7 @@ def identity(run) -> dict:
     return (
         settings.binding(wanted)
         | weights
-        | {"task_names": names, "tokenizer_hash": run.tokenizer().hash(), "version": VERSION}
+        | {"dtype": _dtype(run), "task_names": names, "tokenizer_hash": run.tokenizer().hash(), "version": VERSION}
     )
 
 
@@ -135,6 +135,24 @@ def _names(wanted: EvalSettings, where) -> list[str]:
     from pynanochat.tasks import available
 
     return _split(wanted.tasks) or [*available(where), *([BUNDLE] if has_core(wanted, where) else [])]
+
+
+def _dtype(run) -> str:
+    """What the models compute in here."""
+    device = runtime.pick_device(run.settings.device, run.ranks)
+    return str(runtime.pick_compute_dtype(device, run.settings.dtype)).removeprefix("torch.")
+
+
+def check_isolation(task) -> None:
+    """Raise UsageError for a task that would run the model's programs where nothing cuts them off."""
+    if task.runs_code:
+        from pynanochat.tools import sandbox
+
+        if not sandbox.isolated():
+            raise UsageError(
+                f"{task.name} runs programs that the model writes, and this machine only has {sandbox.active_tier()} "
+                "against them; allow user namespaces, or leave it out of --tasks"
+            )
 
 
 def has_core(wanted: EvalSettings, where) -> bool:
@@ -223,6 +241,7 @@ class _Evaluation:
         from pynanochat.tasks import open_task
 
         task, w = open_task(name, "test", self.run.task_data()), self.wanted
+        check_isolation(task)
         facts = {"examples": w.max_examples, "questions": _digest(task[i] for i in chat.chosen(task, w.max_examples))}
         if task.kind == "generate":
             facts |= {"samples": w.samples, "temperature": w.temperature}
@@ -266,7 +285,9 @@ class _Evaluation:
 
     def _result(self, file: Path, name: str, facts: dict, evaluate) -> None:
         """Evaluate unless `file` holds the result for the same facts, weights and version."""
-        key = settings.fingerprint(facts | {"weights": self.weights, "version": VERSION, "name": name})
+        key = settings.fingerprint(
+            facts | {"weights": self.weights, "dtype": _dtype(self.run), "version": VERSION, "name": name}
+        )
         if _read(file).get("key") == key:
             self.run.say(f"eval {self.stage}: {name} already done")
             return

@@ -23,6 +23,7 @@ from pynanochat.model.scaling import measure
 from pynanochat.optim import RECIPES
 from pynanochat.runtime import Ranks
 from pynanochat.stages import begin, pretrain
+from pynanochat.stages.evaluate import check_isolation
 from pynanochat.stages.held_out import evaluation, held_out_questions, samples_of
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.stages.rollout_streams import StepRollouts, Stream
@@ -247,14 +248,7 @@ def check_task(task) -> None:
     """Raise UsageError for a task that reinforcement learning must not use here."""
     if task.kind != "generate":
         raise UsageError(f"--tasks {task.name}: nothing is generated there that could be paid for; leave it out")
-    if task.runs_code:
-        from pynanochat.tools import sandbox
-
-        if not sandbox.isolated():
-            raise UsageError(
-                f"--tasks {task.name}: it runs programs that the model writes, and this machine only has "
-                f"{sandbox.active_tier()} against them; allow user namespaces, or leave it out"
-            )
+    check_isolation(task)
 
 
 def identity(run) -> dict:

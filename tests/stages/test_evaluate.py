@@ -136,6 +136,26 @@ def test_new_weights_and_other_settings_are_evaluated_anew(run, data):
     assert other.carry_out(evaluate)["totals"]["sft"]["GSM8K"] == 3
 
 
+def test_programs_of_the_model_are_not_run_where_nothing_cuts_them_off(run, data, monkeypatch, capsys):
+    from pynanochat.tools import sandbox
+
+    problem = {"task_id": "t/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "    return 1\n"}
+    problem["test"] = "def check(candidate):\n    assert candidate() == 1\n"
+    (data / "tasks/HumanEval.jsonl").write_text(json.dumps(problem) + "\n")
+    monkeypatch.setattr(sandbox, "isolated", lambda: False)
+    monkeypatch.setattr(sandbox, "active_tier", lambda: "rlimits only")
+    summary = run.carry_out(evaluate)
+    assert "HumanEval" not in summary["evals"]["sft"] and "GSM8K" in summary["evals"]["sft"]
+    assert "HumanEval is left out: HumanEval runs programs that the model writes" in capsys.readouterr().out
+
+
+def test_another_precision_is_evaluated_anew(tmp_path, data, capsys):
+    make_run(tmp_path / "run", data).carry_out(evaluate)
+    capsys.readouterr()
+    make_run(tmp_path / "run", data, dtype="bf16").carry_out(evaluate)
+    assert "already done" not in capsys.readouterr().out
+
+
 def test_results_of_old_weights_never_stand_beside_new_ones(run):
     run.carry_out(evaluate)
     save(run.folder, "sft", 7, len(run.tokenizer()), step=20)
