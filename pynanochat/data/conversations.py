@@ -38,9 +38,12 @@ class ConversationBatch:
     tokens: int
 
 
-def render_document(tokenizer, text: str, most: int) -> tuple[list[int], list[int]]:
-    """(ids, mask) of a document, at most `most` tokens: bos, and its text, all of which is learned."""
-    ids = [tokenizer.bos_id, *tokenizer.encode(text)][:most]
+def render(tokenizer, item: dict, most: int) -> tuple[list[int], list[int]]:
+    """(ids, mask), at most `most` of each, of a mixture's item: a conversation, or a document, all of whose text is
+    learned."""
+    if "text" not in item:
+        return render_conversation(tokenizer, item, most)
+    ids = [tokenizer.bos_id, *tokenizer.encode(item["text"])][:most]
     return ids, [0] + [1] * (len(ids) - 1)
 
 
@@ -107,10 +110,7 @@ class _Conversations:
     def _render(self, index: int) -> np.ndarray:
         item = self.mixture[index]
         try:
-            if "text" in item:
-                ids, said = render_document(self.tokenizer, item["text"], self.seq_len + 1)
-            else:
-                ids, said = render_conversation(self.tokenizer, item, self.seq_len + 1)
+            ids, said = render(self.tokenizer, item, self.seq_len + 1)
         except DataError as error:
             raise DataError(f"conversation {index} of the mixture: {error}") from None
         piece = np.empty(len(ids), TOKEN)

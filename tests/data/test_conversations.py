@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pynanochat.data.conversations import PackedConversations, PaddedConversations, batches_in
+from pynanochat.data.conversations import PackedConversations, PaddedConversations, batches_in, render
 from pynanochat.data.prefetch import Prefetch
 from pynanochat.errors import DataError
 
@@ -214,3 +214,15 @@ def test_a_malformed_conversation_is_named():
     mixture = [*mixture_of(5), {"messages": [{"role": "assistant", "content": "first"}]}]
     with pytest.raises(DataError, match="conversation 5 of the mixture: message 0 has role"):
         list(padded(mixture, epochs=1))
+
+
+def test_documents_stand_among_conversations_and_all_of_their_text_is_learned():
+    tokenizer = ByteTokenizer()
+    ids, mask = render(tokenizer, {"text": "A page."}, 100)
+    assert ids == [tokenizer.bos_id, *b"A page."] and mask == [0] + [1] * 7
+    assert render(tokenizer, {"text": "A page."}, 3) == (ids[:3], mask[:3])
+    talk = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ans"}]}
+    loader = PaddedConversations([{"text": "A page."}, talk], tokenizer, batch_size=1, seq_len=40)
+    targets = next(loader).targets[0]
+    learned = [t for t in targets.tolist() if t >= 0]
+    assert sorted(learned) == sorted([*b"A page.", *b"ans", AE])

@@ -5,11 +5,12 @@ from collections import Counter
 import pytest
 
 from pynanochat.data import ToyWorld
+from pynanochat.data.conversations import render
 from pynanochat.errors import DataError, UsageError
 from pynanochat.tasks import NAMES, TaskData, available, mixtures, open_task
 from pynanochat.tasks.hygiene import leaks
 from pynanochat.tasks.mixtures import reward_tasks, training, training_parts, validation
-from pynanochat.tokenizer import Tokenizer, render_conversation
+from pynanochat.tokenizer import Tokenizer
 
 from .small import chats, gsm8k_rows, mmlu_rows, write_folder, write_jsonl
 
@@ -75,7 +76,7 @@ def test_every_conversation_can_be_trained_on(folder, toy, stage, merged):
     for where in (folder, toy):
         mixture = training(stage, where, merged)
         for index in range(0, len(mixture), max(1, len(mixture) // 300)):
-            ids, mask = render_conversation(tokenizer, mixture[index])
+            ids, mask = render(tokenizer, mixture[index], 100_000)
             assert len(ids) == len(mask) and sum(mask) > 1
 
 
