@@ -276,7 +276,7 @@ def _frame(theme, axes, values: list[float], title: str, unit: str) -> None:
     _style(theme, axes)
     # a spike must not flatten the rest of the curve
     ordered = sorted(values)
-    top, low = ordered[int(0.995 * (len(ordered) - 1))], ordered[0]
+    top, low = ordered[int(0.995 * len(ordered))], ordered[0]
     top = max(top, values[0] if values[0] < 2 * top else top)
     margin = 0.06 * (top - low) or 0.06 * abs(low) or 1.0
     axes.set_ylim(low - margin, top + margin)
