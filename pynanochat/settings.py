@@ -14,6 +14,7 @@ import importlib.resources
 import inspect
 import itertools
 import json
+import math
 import sys
 import textwrap
 
@@ -84,6 +85,19 @@ def build(cls, *tables: dict):
                 raise UsageError(f"setting {name!r} is not known to {cls.__name__}; it has {', '.join(known)}")
             values[name] = value
     return cls(**values)
+
+
+def check_numbers(settings, *, finite=(), zero_or_more=(), positive=()) -> None:
+    """Raise UsageError, with the flag's name, for the first of the named fields that is out of its range."""
+    value = lambda name: getattr(settings, name)  # noqa: E731
+    for names, holds, wanted in (
+        (finite, lambda v: True, "a finite number"),
+        (zero_or_more, lambda v: v >= 0, "0 or more"),
+        (positive, lambda v: v > 0, "above 0"),
+    ):
+        for name in names:
+            if not (math.isfinite(value(name)) and holds(value(name))):
+                raise UsageError(f"--{name.replace('_', '-')} {value(name)}: must be {wanted}")
 
 
 def binding(settings) -> dict:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from pynanochat import runtime
+from pynanochat import runtime, settings
 from pynanochat.data.conversations import PaddedConversations, batches_in
 from pynanochat.data.prefetch import Prefetch
 from pynanochat.errors import UsageError
@@ -63,16 +63,13 @@ class FinetuneSettings(LoopSettings):
 
 def check_settings(wanted: FinetuneSettings) -> None:
     """Raise UsageError for a number out of range."""
-    for name in ("lr_scale", "weight_decay"):
-        if not math.isfinite(getattr(wanted, name)):
-            raise UsageError(f"--{flag(name)} {getattr(wanted, name)}: must be a finite number")
     whole = ("steps", "batch_tokens", "device_rows", "weight_decay", "eval_every", "save_every", "chat_eval_every")
-    for name in (*whole, "chat_eval_examples"):
-        if getattr(wanted, name) < 0:
-            raise UsageError(f"--{flag(name)} {getattr(wanted, name)}: must be 0 or more")
-    for name in ("epochs", "lr_scale", "eval_tokens", "buffer_conversations", "keep_checkpoints", "max_bad_steps"):
-        if getattr(wanted, name) <= 0:
-            raise UsageError(f"--{flag(name)} {getattr(wanted, name)}: must be above 0")
+    settings.check_numbers(
+        wanted,
+        finite=("lr_scale", "weight_decay"),
+        zero_or_more=(*whole, "chat_eval_examples"),
+        positive=("epochs", "lr_scale", "eval_tokens", "buffer_conversations", "keep_checkpoints", "max_bad_steps"),
+    )
     for name in names_in(wanted.chat_eval_tasks):
         if name not in GRADED:
             raise UsageError(f"--chat-eval-tasks {name}: no such task to grade; use {', '.join(GRADED)}")
@@ -115,10 +112,6 @@ def describe_plan(run, stage: str, processes: int = 1) -> str:
 def names_in(text: str) -> list[str]:
     """The names of a comma list."""
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def flag(name: str) -> str:
-    return name.replace("_", "-")
 
 
 class Finetuning(begin.Beginning):

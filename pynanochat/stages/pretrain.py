@@ -122,17 +122,14 @@ def check_plan(run, vocab_size: int, processes: int, begun: bool) -> None:
 
 
 def _check_positive(wanted: PretrainSettings) -> None:
-    for name in ("lr_scale", "tokens_per_parameter", "weight_decay"):
-        if not math.isfinite(getattr(wanted, name)):
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be a finite number")
     whole = ("steps", "batch_tokens", "device_rows", "kv_heads", "tokens_per_parameter", "eval_every", "save_every")
-    for name in whole:
-        if getattr(wanted, name) < 0:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be 0 or more")
     some = ("head_dim", "sequence_len", "eval_tokens", "buffer_documents", "keep_checkpoints", "max_bad_steps")
-    for name in (*some, "lr_scale"):
-        if getattr(wanted, name) <= 0:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be above 0")
+    settings.check_numbers(
+        wanted,
+        finite=("lr_scale", "tokens_per_parameter", "weight_decay"),
+        zero_or_more=whole,
+        positive=(*some, "lr_scale"),
+    )
 
 
 def activation_bytes_per_token(config: GPTConfig) -> int:

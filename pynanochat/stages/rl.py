@@ -9,12 +9,11 @@ mean as baseline). Whether it helps is measured on held-out questions: the chanc
 import copy
 import dataclasses
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
 
-from pynanochat import runtime
+from pynanochat import runtime, settings
 from pynanochat.data.mixture import Mixture
 from pynanochat.engine import Engine
 from pynanochat.errors import DataError, UsageError
@@ -82,13 +81,9 @@ class RLSettings(LoopSettings):
 def check_settings(wanted: RLSettings) -> None:
     """Raise UsageError for values that mean nothing."""
     whole = ("steps", "device_rows", "top_k", "kl", "clip", "temperature", "eval_every", "sample_every", "save_every")
-    for name in (*whole, "lora_rank"):
-        if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) >= 0):
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be 0 or more")
     some = ("examples_per_step", "max_new_tokens", "epochs", "lr_scale", "uses", "engine_rows", "eval_examples")
-    for name in (*some, "pass_k", "lora_alpha", "lora_lr", "keep_checkpoints", "max_bad_steps"):
-        if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) > 0):
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(wanted, name)}: must be above 0")
+    more = ("pass_k", "lora_alpha", "lora_lr", "keep_checkpoints", "max_bad_steps")
+    settings.check_numbers(wanted, zero_or_more=(*whole, "lora_rank"), positive=(*some, *more))
     if wanted.samples < 2:
         raise UsageError(f"--samples {wanted.samples}: an answer is compared with others; use at least 2")
     if wanted.clip >= 1:

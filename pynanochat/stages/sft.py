@@ -4,9 +4,9 @@ Two forms: whole conversations packed into rows (2026), or one conversation in a
 """
 
 import functools
-import math
 from dataclasses import dataclass
 
+from pynanochat import settings
 from pynanochat.data.conversations import PaddedConversations
 from pynanochat.errors import UsageError
 from pynanochat.stages import begin, finetune
@@ -37,9 +37,7 @@ def check_plan(run, processes: int = 1) -> None:
     wanted: SftSettings = run.tables[NAME]
     if wanted.lora_rank < 0:
         raise UsageError(f"--lora-rank {wanted.lora_rank}: must be 0 (no adapters) or more")
-    for name in ("lora_alpha", "lora_lr"):
-        if not (math.isfinite(getattr(wanted, name)) and getattr(wanted, name) > 0):
-            raise UsageError(f"--{finetune.flag(name)} {getattr(wanted, name)}: must be above 0")
+    settings.check_numbers(wanted, positive=("lora_alpha", "lora_lr"))
     finetune.check_plan(run, NAME, processes, conversations_of_step(run))
 
 

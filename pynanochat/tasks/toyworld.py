@@ -14,6 +14,7 @@ from pynanochat.data.toyworld_problems import arithmetic, drawn, word_problem
 from pynanochat.data.toyworld_questions import Question, QuestionBook
 from pynanochat.errors import UsageError
 from pynanochat.tasks.base import Task, TaskData
+from pynanochat.tasks.gsm8k import final_number, said
 
 SIZES = {"train": 10_000, "val": 200, "test": 200}
 VALIDATION_START = 1_000_000  # the index from which validation conversations are drawn
@@ -85,7 +86,7 @@ class Facts(_Generated):
         """The right value stands in the answer, and no other value of the same relation does."""
         if not contains(answer, conversation["right"]):
             return False
-        without = re.sub(rf"(?<![\w-]){re.escape(conversation['right'])}(?![\w-])", "", answer)
+        without = re.sub(whole_words(conversation["right"]), "", answer)
         return not any(contains(without, v) for v in conversation["wrong"] if v != conversation["subject"])
 
 
@@ -98,11 +99,10 @@ class Problems(_Generated):
     def __getitem__(self, index: int) -> dict:
         talk, test = self.talk, self.split == "test"
         problem = drawn(type(self).make, talk.seed, self.first + index, talk.names, test)
-        return solved(problem) | {"right": problem.answer}
+        return solved(problem)
 
     def grade(self, conversation, answer) -> bool:
-        _, mark, number = answer.rpartition("####")
-        return bool(mark) and number.strip().replace(",", "") == conversation["right"]
+        return final_number(answer) == final_number(said(conversation["messages"][-1]["content"]))
 
 
 class Math(Problems):
@@ -154,4 +154,9 @@ def held_out(book: QuestionBook) -> list[tuple[Question, str]]:
 
 def contains(text: str, value: str) -> bool:
     """`value` stands in `text` as whole words."""
-    return re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", text, re.IGNORECASE) is not None
+    return re.search(whole_words(value), text, re.IGNORECASE) is not None
+
+
+def whole_words(value: str) -> str:
+    """A pattern for `value` where it is not a part of longer or hyphenated words."""
+    return rf"(?<![\w-]){re.escape(value)}(?![\w-])"

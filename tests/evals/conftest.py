@@ -1,12 +1,3 @@
-"""Models here are so small that threads only wait for each other."""
+"""Models here are as small as those of the engine's tests."""
 
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.engine.conftest import one_thread  # noqa: F401
