@@ -8,26 +8,13 @@
 R rows, V vocabulary.
 """
 
-from typing import NamedTuple
-
 import torch
 
 from pynanochat.engine.kv_cache import KVCache
+from pynanochat.engine.requests import Token
 from pynanochat.engine.sampler import Sampling, sample, uniform
 from pynanochat.engine.tool_state import ToolState
 from pynanochat.errors import CheckpointError
-
-
-class Token(NamedTuple):
-    """One step of one sequence."""
-
-    row: int
-    """The caller's number of the sequence."""
-    id: int
-    forced: bool
-    """True where the tool's output was put in rather than the model asked."""
-    finish: str = ""
-    """Set on the last token: "stop" (this is a stop token) or "length"."""
 
 
 class Sequence:

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 
 from pynanochat.checkpoint import load_model
-from pynanochat.engine.batch import Batch, Sequence, Token
+from pynanochat.engine.batch import Batch, Sequence
 from pynanochat.engine.conversation import fit
 from pynanochat.engine.events import Event, EventReader
+from pynanochat.engine.requests import Token
 from pynanochat.engine.sampler import Sampling
 from pynanochat.errors import UsageError
 from pynanochat.tokenizer import Tokenizer

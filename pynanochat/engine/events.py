@@ -30,7 +30,7 @@ class EventReader:
         self._held = ""
 
     def read(self, token) -> list[Event]:
-        """The events that `token` (a batch.Token) completes."""
+        """The events that `token` (a requests.Token) completes."""
         if token.id not in self._special:
             piece = self._decoder.feed(token.id)
             if self._kind == "text":
