@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pynanochat.bench.harness import interleave, race, report, speedup
 from pynanochat.engine.batch import Batch, Sequence
 from pynanochat.engine.engine import Engine
-from pynanochat.engine.sampler import Sampling
+from pynanochat.engine.sampling import Sampling
 from pynanochat.model import GPT, GPTConfig
 from pynanochat.tokenizer import SPECIAL_TOKENS
 

@@ -12,7 +12,8 @@ import torch
 
 from pynanochat.engine.kv_cache import KVCache
 from pynanochat.engine.requests import Token
-from pynanochat.engine.sampler import Sampling, sample, uniform
+from pynanochat.engine.sampler import sample, uniform
+from pynanochat.engine.sampling import Sampling
 from pynanochat.engine.tool_state import ToolState
 from pynanochat.errors import CheckpointError
 

@@ -21,7 +21,7 @@ from pynanochat.engine.batch import Batch, Sequence
 from pynanochat.engine.conversation import fit
 from pynanochat.engine.events import Event, EventReader
 from pynanochat.engine.requests import Token
-from pynanochat.engine.sampler import Sampling
+from pynanochat.engine.sampling import Sampling
 from pynanochat.errors import UsageError
 from pynanochat.tokenizer import Tokenizer
 

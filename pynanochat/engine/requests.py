@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pynanochat.engine.sampler import Sampling
+from pynanochat.engine.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 
 from pynanochat.engine import Engine
 from pynanochat.engine.batch import Batch, Sequence
-from pynanochat.engine.sampler import Sampling
+from pynanochat.engine.sampling import Sampling
 from pynanochat.errors import CheckpointError, UsageError
 from tests.engine.fakes import ByteTokenizer, Scripted, small_model
 

@@ -5,53 +5,98 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pynanochat.engine.sampler import Sampling, draw, probabilities, sample, uniform
+from pynanochat.engine import sampler
+from pynanochat.engine.sampler import draw, logprobs, sample, uniform
+from pynanochat.engine.sampling import Sampling
 from pynanochat.errors import UsageError
 
 
-def exact(logits, temperature, top_k, top_p):
-    """The distribution by the book, in Python floats, without ties."""
+def exact(logits, s, history=()):
+    """The distribution by the book, in Python floats."""
+    for i in set(history):
+        logits[i] = logits[i] / s.repetition_penalty if logits[i] > 0 else logits[i] * s.repetition_penalty
     order = sorted(range(len(logits)), key=lambda i: -logits[i])
-    order = order[:top_k] if top_k else order
-    weight = {i: math.exp((logits[i] - logits[order[0]]) / temperature) for i in order}
-    total = sum(weight.values())
-    kept, mass = [], 0.0
+    best = logits[order[0]]
+    order = [i for i in order if not 0 < s.top_k < len(order) or logits[i] >= logits[order[s.top_k - 1]]]
+    weight = {i: math.exp((logits[i] - best) / s.temperature) for i in order}
+    total, mass, smallest = math.fsum(weight.values()), 0.0, best
     for i in order:
-        kept.append(i)
-        mass += weight[i] / total
-        if mass >= top_p:
+        if s.top_p < 1 and mass >= s.top_p * total:
             break
-    total = sum(weight[i] for i in kept)
+        mass, smallest = mass + weight[i], logits[i]
+    kept = [i for i in order if logits[i] >= smallest and weight[i] >= s.min_p]
+    total = math.fsum(weight[i] for i in kept)
     return [weight[i] / total if i in kept else 0.0 for i in range(len(logits))]
 
 
-SETTINGS = list(itertools.product((0.5, 1.0, 2.0), (0, 1, 5, 99), (0.3, 0.9, 1.0)))
+def random_logits(rows, vocabulary, seed=1, scale=3.0):
+    return torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), SETTINGS)
-def test_probabilities_are_exact(temperature, top_k, top_p):
-    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(1)) * 3
-    p = probabilities(logits, Sampling(temperature, top_k, top_p))
-    p = p / p.sum(dim=-1, keepdim=True)
-    for row in range(3):
-        expected = torch.tensor(exact(logits[row].tolist(), temperature, top_k, top_p))
-        torch.testing.assert_close(p[row], expected, rtol=1e-4, atol=1e-6)
+def shares(logits, sampling, history=None, draws=4000):
+    """How much of the unit interval leads to each token, from `draws` numbers that divide it evenly."""
+    numbers = [(i + 0.5) / draws for i in range(draws)]
+    histories = None if history is None else [history] * draws
+    tokens = sample(logits.expand(draws, -1), [sampling] * draws, numbers, histories)
+    return (torch.bincount(tokens, minlength=logits.numel()) / draws).tolist()
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (6, 1.0), (0, 0.8), (8, 0.9)])
-def test_draws_follow_the_probabilities(top_k, top_p):
+SETTINGS = [
+    Sampling(temperature, top_k, top_p, min_p, penalty)
+    for temperature, top_k, top_p, min_p, penalty in itertools.product(
+        (0.5, 1.0, 2.0), (0, 1, 5, 99), (0.3, 0.9, 1.0), (0.0, 0.2), (1.0, 1.7)
+    )
+]
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_every_combination_of_filters_is_exact(sampling):
+    """Not a statistic: the interval of each token is as long as its probability."""
+    logits = random_logits(1, 40)[0]
+    history = [3, 3, 7, int(logits.argmax()), int(logits.argmin())]
+    expected = exact(logits.tolist(), sampling, history)
+    got = shares(logits, sampling, history)
+    assert max(abs(a - b) for a, b in zip(got, expected, strict=True)) <= 1.01 / 4000
+    assert all(p > 0 for p, share in zip(expected, got, strict=True) if share)
+
+
+@pytest.mark.parametrize("window", [2, 7, 40])
+@pytest.mark.parametrize("sampling", [Sampling(3.0, 0, 0.8), Sampling(3.0, 0, 1.0, 0.05), Sampling(9.0, 0, 0.99)])
+def test_candidates_out_of_sight_are_found(window, sampling, monkeypatch):
+    monkeypatch.setattr(sampler, "CANDIDATES", window)
+    logits = random_logits(1, 40)[0]
+    expected = exact(logits.tolist(), sampling)
+    assert sum(p > 0 for p in expected) > 7  # or the small windows would do
+    got = shares(logits, sampling)
+    assert max(abs(a - b) for a, b in zip(got, expected, strict=True)) <= 1.01 / 4000
+
+
+CHI = [
+    Sampling(0.9, 0),
+    Sampling(0.9, 6),
+    Sampling(0.9, 0, 0.8),
+    Sampling(0.9, 0, 1.0, 0.2),
+    Sampling(0.9, 0, 1.0, 0.0, 1.8),
+    Sampling(0.7, 8, 0.9, 0.05, 1.3),
+]
+
+
+@pytest.mark.parametrize("sampling", CHI, ids=str)
+def test_draws_follow_the_probabilities(sampling):
     """Chi-square over 20,000 draws whose numbers are those of one request."""
-    draws, logits = 20_000, torch.linspace(-2, 2, 12).roll(5)
-    sampling = Sampling(0.9, top_k, top_p)
+    draws, logits, history = 20_000, torch.linspace(-2, 2, 12).roll(5), [0, 4, 4, 9]
     numbers = [uniform(42, 0, position) for position in range(draws)]
-    tokens = sample(logits.expand(draws, -1), [sampling] * draws, numbers)
+    tokens = sample(logits.expand(draws, -1), [sampling] * draws, numbers, [history] * draws)
     counts = torch.bincount(tokens, minlength=12).tolist()
-    p = exact(logits.tolist(), 0.9, top_k, top_p)
+    p = exact(logits.tolist(), sampling, history)
     assert all(count == 0 for count, share in zip(counts, p, strict=True) if share == 0)
     live = [(count, share * draws) for count, share in zip(counts, p, strict=True) if share]
     chi_square = sum((count - mean) ** 2 / mean for count, mean in live)
     freedom = len(live) - 1
+    assert freedom >= 3
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5 + 6  # beyond the 99.9th percentile
 
 
@@ -67,14 +112,76 @@ def test_numbers_are_uniform_and_independent_of_each_other():
     assert uniform(2**80, 0, 0) == uniform(2**80, 0, 0)
 
 
-def test_rows_keep_their_own_settings():
-    logits = torch.randn(6, 100, generator=torch.Generator().manual_seed(2))
-    samplings = [Sampling(0), Sampling(1.0, 5), Sampling(0), Sampling(1.0, 5), Sampling(2.0, 0, 0.5), Sampling(0.1)]
-    numbers = [0.1, 0.9, 0.5, 0.2, 0.7, 0.3]
-    together = sample(logits, samplings, numbers)
-    alone = [sample(logits[i : i + 1], [samplings[i]], [numbers[i]]).item() for i in range(6)]
-    assert together.tolist() == alone
-    assert together[0] == logits[0].argmax() and together[2] == logits[2].argmax()
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 1e-300, 0.1, 0.8, 1.0, 5.0, 100.0]),
+    top_k=st.sampled_from([0, 1, 2, 50, 299, 300, 10_000]),
+    top_p=st.sampled_from([1e-9, 0.3, 0.95, 1.0]),
+    min_p=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.1, 0.7, 10.0]),
+)
+numbers = st.one_of(st.sampled_from([0.0, 1 - 2.0**-53]), st.floats(0, 1, exclude_max=True))
+rows = st.lists(st.tuples(samplings, numbers, st.lists(st.integers(0, 299), max_size=20)), min_size=1, max_size=64)
+
+
+@given(rows=rows, seed=st.integers(0, 99), levels=st.sampled_from([0, 3]))
+def test_a_row_draws_what_it_draws_alone(rows, seed, levels):
+    """Whatever settings stand beside it, and where many logits are equal."""
+    logits = random_logits(len(rows), 300, seed)
+    logits = (logits * levels).round() / levels if levels else logits
+    settings, numbers, histories = (list(column) for column in zip(*rows, strict=True))
+    together = sample(logits, settings, numbers, histories).tolist()
+    for row, (s, number, history) in enumerate(rows):
+        assert sample(logits[row : row + 1], [s], [number], [history]).tolist() == [together[row]]
+        if s.temperature >= 0.1:
+            assert exact(logits[row].tolist(), s, history)[together[row]] > 0 or s.top_p < 1
+
+
+@given(sampling=samplings, number=numbers, seed=st.integers(0, 99))
+def test_filters_only_ever_leave_less(sampling, number, seed):
+    logits = random_logits(1, 300, seed)
+    token = sample(logits, [sampling], [number], [[]]).item()
+    above = int((logits > logits[0, token]).sum())
+    assert 0 <= token < 300 and logits[0, token].isfinite()
+    assert not sampling.top_k or above < sampling.top_k
+    if sampling.temperature == 0 or sampling.min_p == 1 or sampling.top_p < 1e-6:
+        assert above == 0
+
+
+def test_the_penalty_is_for_having_been_seen():
+    logits = torch.tensor([[2.0, 1.5, -1.0, 0.0]])
+    double = Sampling(0, repetition_penalty=2.0)
+    assert sample(logits, [double], [0.0], [[]]).item() == 0
+    assert sample(logits, [double], [0.0], [[0]]).item() == sample(logits, [double], [0.0], [[0] * 9]).item() == 1
+    assert sample(-logits, [Sampling(0, repetition_penalty=0.25)], [0.0], [(0,)]).item() == 2
+    assert sample(-logits, [Sampling(0, repetition_penalty=0.1)], [0.0], [(2, 0, 1)]).item() == 2
+    assert logits.tolist() == [[2.0, 1.5, -1.0, 0.0]]
+    mixed = sample(logits.expand(3, -1), [Sampling(0), double, Sampling(0)], [0.0] * 3, [None, [0], None])
+    assert mixed.tolist() == [0, 1, 0]
+
+
+def test_rows_that_are_not_numbers_are_told_apart():
+    logits = random_logits(5, 300)
+    logits[1, 7], logits[2], logits[3, 4] = torch.nan, -torch.inf, torch.inf
+    whole = random_logits(5, 300)
+    for sampling in (Sampling(0), Sampling(1.0), Sampling(1.0, 0), Sampling(1.0, 0, 0.5), Sampling(1, 0, 1, 0.1)):
+        tokens = sample(logits, [sampling] * 5, [0.5] * 5).tolist()
+        assert tokens[1:4] == [300] * 3
+        expected = sample(whole, [sampling] * 5, [0.5] * 5).tolist()
+        assert [tokens[0], tokens[4]] == [expected[0], expected[4]]
+
+
+def test_log_probabilities_are_those_of_the_raw_logits():
+    logits = random_logits(3, 50)
+    wide = logits.double().log_softmax(dim=-1)
+    tokens = torch.tensor([4, 0, 49])
+    taken, top, ids = logprobs(logits, tokens, 5)
+    torch.testing.assert_close(taken, wide[torch.arange(3), tokens])
+    torch.testing.assert_close(top, wide.sort(dim=-1, descending=True).values[:, :5])
+    torch.testing.assert_close(wide.gather(1, ids), top)
+    assert logprobs(logits, tokens, 0)[1].shape == (3, 0) and logprobs(logits, tokens, 60)[1].shape == (3, 50)
+    alone = logprobs(logits[1:2], tokens[1:2], 5)
+    assert torch.equal(alone[0], taken[1:2]) and torch.equal(alone[1], top[1:2])
 
 
 def test_the_global_generator_is_not_touched():
@@ -85,20 +192,35 @@ def test_the_global_generator_is_not_touched():
 
 def test_edges_of_the_unit_interval():
     p = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]])
-    assert draw(p, [0.0]).item() == 1
-    assert draw(p, [1 - 2.0**-53]).item() == 3
-    assert draw(p, [0.25]).item() == 3
-    assert draw(p * 1e-30, [1 - 2.0**-53]).item() == 3
+    at = lambda number: torch.tensor([number], dtype=torch.float64)  # noqa: E731
+    assert draw(p, at(0.0)).item() == 1
+    assert draw(p, at(1 - 2.0**-53)).item() == 3
+    assert draw(p, at(0.25)).item() == 3
+    assert draw(p * 1e-30, at(1 - 2.0**-53)).item() == 3
 
 
 def test_equal_logits_at_the_edge_stay_together():
-    p = probabilities(torch.tensor([[1.0, 3.0, 1.0, 0.0]]), Sampling(1.0, top_k=2))
-    assert (p > 0).tolist() == [[True, True, True, False]]
-    p = probabilities(torch.zeros(1, 4), Sampling(1.0, 0, 0.5))
-    assert (p > 0).all()
+    for sampling, kept in (
+        (Sampling(1.0, top_k=2), [0, 1, 2]),
+        (Sampling(1.0, 0, 0.9), [0, 1, 2]),
+        (Sampling(1.0, 0, 1.0, math.exp(-2)), [0, 1, 2]),
+        (Sampling(1.0, 0, 0.5), [1]),
+    ):
+        got = shares(torch.tensor([1.0, 3.0, 1.0, 0.0]), sampling)
+        assert [token for token, share in enumerate(got) if share] == kept, sampling
+    assert all(shares(torch.zeros(4), Sampling(1.0, 0, 0.5)))
+    assert all(shares(torch.zeros(400), Sampling(1.0, 300)))
 
 
-@pytest.mark.parametrize("bad", [(-0.1,), (101,), (float("nan"),), (1, -1), (1, 2.5), (1, 0, 0), (1, 0, 1.1)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -0.1}, {"temperature": 101}, {"temperature": float("nan")},
+        {"top_k": -1}, {"top_k": 2.5}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": float("nan")},
+        {"min_p": -0.1}, {"min_p": 1.1}, {"min_p": float("nan")},
+        {"repetition_penalty": 0}, {"repetition_penalty": 11}, {"repetition_penalty": float("inf")},
+    ],
+)  # fmt: skip
 def test_settings_out_of_range(bad):
-    with pytest.raises(UsageError):
-        Sampling(*bad)
+    with pytest.raises(UsageError, match=next(iter(bad))):
+        Sampling(**bad)
