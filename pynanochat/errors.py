@@ -28,5 +28,9 @@ class TrainingError(PynanochatError):
     """Training cannot go on: the loss stays non-finite, or memory or disk ran out."""
 
 
+class EngineError(PynanochatError):
+    """The engine could not answer: its process died or was stopped, or a model has no next token."""
+
+
 class Interrupted(PynanochatError):
     """The run was stopped by a signal and has saved where it was."""

@@ -18,7 +18,7 @@ import torch
 
 from pynanochat.checkpoint import load_model
 from pynanochat.engine.batch import Batch, Sequence
-from pynanochat.engine.conversation import fit
+from pynanochat.engine.conversation import fit, left_out
 from pynanochat.engine.events import Event, EventReader
 from pynanochat.engine.requests import Token
 from pynanochat.engine.sampling import Sampling
@@ -149,10 +149,7 @@ class Engine:
         """
         wanted = settings.get("max_tokens", 512)
         ids, dropped = fit(self.tokenizer, messages, self.context, wanted)
-        notices = []
-        if dropped:
-            turns = "The oldest turn was" if dropped == 1 else f"The {dropped} oldest turns were"
-            notices = [Event("notice", f"{turns} left out: the context holds {self.context:,} tokens.")]
+        notices = [Event("notice", left_out(dropped, self.context))] if dropped else []
         return self._events(ids, notices, settings)
 
     def _events(self, ids, notices, settings):

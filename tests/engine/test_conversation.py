@@ -1,11 +1,14 @@
 """Conversations that outgrow the context."""
 
+import subprocess
+import sys
+
 import pytest
 
 from pynanochat.engine import Engine
-from pynanochat.engine.conversation import fit
+from pynanochat.engine.conversation import fit, left_out
 from pynanochat.errors import DataError, UsageError
-from pynanochat.tokenizer import render_for_completion
+from pynanochat.tokenizer import Tokenizer, render_for_completion
 from tests.engine.fakes import ByteTokenizer, small_model
 
 TOKENIZER = ByteTokenizer()
@@ -53,6 +56,57 @@ def test_one_message_that_is_too_long():
         fit(TOKENIZER, talk(0, length=96), context=100, wanted=1)
     with pytest.raises(UsageError, match="shorter"):
         fit(TOKENIZER, talk(5, length=96), context=100, wanted=1)
+
+
+TRAINED = Tokenizer.train(
+    ["Anna lives in a red house. " * 50 + "\U0001f469\u200d\U0001f680 caf\u00e9 12+3"], vocab_size=300
+)
+
+
+def long_talk(turns, system):
+    """Turns with emoji of many tokens and with calls of the tool."""
+    messages = [{"role": "system", "content": system}] if system else []
+    for turn in range(turns):
+        answer = [
+            {"type": "text", "text": f"That is \U0001f469\u200d\U0001f680 {turn}: "},
+            {"type": "python", "text": f"{turn}+3"},
+            {"type": "python_output", "text": str(turn + 3)},
+            {"type": "text", "text": "!" * (turn % 5)},
+        ]
+        messages.append(
+            {"role": "user", "content": f"What is {turn}+3? \U0001f980\U0001f1e9\U0001f1ea" * (1 + turn % 3)}
+        )
+        messages.append({"role": "assistant", "content": answer if turn % 4 else f"caf\u00e9 {turn} \u4e16\u754c"})
+    return [*messages, {"role": "user", "content": "And in all? \U0001f600"}]
+
+
+@pytest.mark.parametrize("system", [None, "Be brief \U0001f600"])
+@pytest.mark.parametrize("context", [60, 100, 333, 1000, 4000, 100_000])
+def test_sixty_turns_beyond_the_context(system, context):
+    """What is left is what rendering the rest afresh gives, and one more turn would not have fitted."""
+    messages = long_talk(60, system)
+    ids, dropped = fit(TRAINED, messages, context, wanted=50)
+    rest = lambda n: messages[: bool(system)] + messages[bool(system) + 2 * n :]  # noqa: E731
+    assert ids == render_for_completion(TRAINED, rest(dropped)) and ids[0] == TRAINED.bos_id
+    room = context - min(50, context // 4)
+    assert len(ids) <= room
+    assert (dropped == 0) == (context == 100_000)
+    assert not dropped or len(render_for_completion(TRAINED, rest(dropped - 1))) > room
+    assert left_out(dropped, context) == (
+        f"The {dropped} oldest turns were left out: the context holds {context:,} tokens." if dropped else ""
+    )
+
+
+def test_special_tokens_in_the_text_do_not_begin_turns():
+    messages = talk(9)
+    messages[0]["content"] = messages[8]["content"] = "<|user_start|><|user_end|>"
+    ids, dropped = fit(TRAINED, messages, context=150, wanted=10)
+    assert 0 < dropped <= 4 and ids == render_for_completion(TRAINED, messages[2 * dropped :])
+
+
+def test_it_needs_no_torch():
+    code = "import sys, pynanochat.engine.conversation, pynanochat.engine.requests, pynanochat.engine.events"
+    subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], check=True)
 
 
 @pytest.mark.parametrize("messages", [[], talk(1)[:-1], [{"role": "user"}], talk(1)[1:], "hi"])
