@@ -16,6 +16,8 @@ COMMANDS = {
     "rl": ("pynanochat.stages.rl_command:main", "let a run's model learn from what its answers earn"),
     "eval": ("pynanochat.stages.eval_command:main", "evaluate a run's stages on its tasks and on CORE"),
     "chat": ("pynanochat.chat:main", "talk to a run's model in the terminal"),
+    "serve": ("pynanochat.serve.commands:serve_main", "a run's chat page and an API that OpenAI's clients speak"),
+    "watch": ("pynanochat.serve.commands:watch_main", "live curves of a run in the browser"),
     "report": ("pynanochat.report.commands:main", "write the report of a run"),
     "bench": ("pynanochat.bench_commands:main", "benchmarks; `bench gpu` checks and measures a GPU"),
     "doctor": ("pynanochat.doctor:main", "what this machine has, what is used, what to do"),

@@ -25,7 +25,7 @@ class EventReader:
         special = tokenizer.special_tokens
         self._special = frozenset(special.values())
         self._opens = {special["<|python_start|>"]: "tool_call", special["<|output_start|>"]: "tool_output"}
-        self._kind = "text"
+        self.kind = "text"
         self._decoder = StreamDecoder(tokenizer)
         self._held = ""
 
@@ -33,12 +33,12 @@ class EventReader:
         """The events that `token` (a requests.Token) completes."""
         if token.id not in self._special:
             piece = self._decoder.feed(token.id)
-            if self._kind == "text":
+            if self.kind == "text":
                 return [Event("text", piece)] if piece else []
             self._held += piece
             return []
         events = self._flush(token.forced)
-        self._kind = self._opens.get(token.id, "text")
+        self.kind = self._opens.get(token.id, "text")
         return events
 
     def close(self, finish: str) -> list[Event]:
@@ -49,9 +49,9 @@ class EventReader:
         """The event under way, with an unfinished character as U+FFFD."""
         text = self._held + self._decoder.flush()
         self._held = ""
-        if self._kind == "text":
+        if self.kind == "text":
             return [Event("text", text)] if text else []
-        return [Event(self._kind, text, forced and self._kind == "tool_output")]
+        return [Event(self.kind, text, forced and self.kind == "tool_output")]
 
 
 def answer_events(tokenizer, ids: list[int], forced: list[bool]) -> list[Event]:
