@@ -57,6 +57,17 @@ def attention_forward(q: Any, k: Any, v: Any, window: int, out: Any, lse: Any) -
 def attention_backward(
     dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, window: int, dq: Any, dk: Any, dv: Any
 ) -> None: ...
+def attention_paged(
+    q: Any,
+    k_pages: Any,
+    v_pages: Any,
+    tables: Any,
+    starts: Any,
+    lengths: Any,
+    window: int,
+    most_queries: int,
+    out: Any,
+) -> None: ...
 def product(
     a: Any, b: Any, c: Any, bf16_products: bool, after: Literal["", "relu2", "relu2_slope"] = "", h: Any | None = None
 ) -> None: ...

@@ -5,6 +5,7 @@
 #include "bindings/view.h"
 #include "common/isa.h"
 #include "cpu/attention.h"
+#include "cpu/attention_paged.h"
 #include "cpu/linear_softcap_cross_entropy.h"
 #include "cpu/product.h"
 #include "cpu/rotary_qk_norm.h"
@@ -214,9 +215,9 @@ void bind_linear_softcap_cross_entropy(py::module_& module) {
 
 // --- attention ---
 
-Attention::Heads heads_of(const Attention& op, py::handle x_, const char* name, int64_t heads) {
+Attention::Heads heads_of(const Attention& op, py::handle x_, const char* name, int64_t positions, int64_t heads) {
     const Tensor x = floats(x_, name, 4);
-    require_shape(x, name, {op.batch, op.positions, heads, op.head_dim});
+    require_shape(x, name, {op.batch, positions, heads, op.head_dim});
     require((x.dtype == DType::bf16) == op.is_bf16, string(name) + " must have the dtype of q");
     Attention::Heads result{};
     result.data = x.data;
@@ -224,23 +225,25 @@ Attention::Heads heads_of(const Attention& op, py::handle x_, const char* name, 
     return result;
 }
 
-Attention attention(py::handle q_, py::handle k, py::handle v, py::handle out, py::handle lse_, int64_t window) {
-    const Tensor q = floats(q_, "q", 4), lse = floats(lse_, "lse", 3);
+Attention attention(py::handle q_, py::handle k_, py::handle v, py::handle out, py::handle lse_, int64_t window) {
+    const Tensor q = floats(q_, "q", 4), k = floats(k_, "k", 4), lse = floats(lse_, "lse", 3);
     Attention op{};
     op.batch = q.shape[0];
     op.positions = q.shape[1];
     op.heads = q.shape[2];
     op.head_dim = q.shape[3];
-    op.groups = floats(k, "k", 4).shape[2];
+    op.groups = k.shape[2];
+    op.keys = k.shape[1];
     op.is_bf16 = q.dtype == DType::bf16;
-    op.window = window < 0 || window > op.positions ? op.positions : window;
+    op.window = window < 0 || window > op.keys ? op.keys : window;
     require(op.groups >= 1 && op.heads % op.groups == 0, std::to_string(op.heads) + " query heads are no multiple of " +
                                                              std::to_string(op.groups) + " key heads");
     require(op.head_dim >= 1, "q has no channels");
-    op.q = heads_of(op, q_, "q", op.heads);
-    op.k = heads_of(op, k, "k", op.groups);
-    op.v = heads_of(op, v, "v", op.groups);
-    op.out = heads_of(op, out, "out", op.heads);
+    require(op.keys >= op.positions, "k has shape " + shape_text(k) + "; q has more positions");
+    op.q = heads_of(op, q_, "q", op.positions, op.heads);
+    op.k = heads_of(op, k_, "k", op.keys, op.groups);
+    op.v = heads_of(op, v, "v", op.keys, op.groups);
+    op.out = heads_of(op, out, "out", op.positions, op.heads);
     require_shape(lse, "lse", {op.batch, op.heads, op.positions});
     require(lse.contiguous() && lse.dtype == DType::f32, "lse must be dense float32");
     op.lse = lse.as<float>();
@@ -256,21 +259,92 @@ void bind_attention(py::module_& module) {
             py::gil_scoped_release release;
             PYNANOCHAT_CALL(attention_forward, op);
         },
-        "Writes causal attention and each row's log-sum-exp.");
+        "Writes causal attention and each row's log-sum-exp; of fewer queries than keys, as the last positions.");
     module.def(
         "attention_backward",
         [](py::handle dout, py::handle q, py::handle k, py::handle v, py::handle out, py::handle lse, int64_t window,
            py::handle dq, py::handle dk, py::handle dv) {
             Attention op = attention(q, k, v, out, lse, window);
-            op.dout = heads_of(op, dout, "dout", op.heads);
-            op.dq = heads_of(op, dq, "dq", op.heads);
-            op.dk = heads_of(op, dk, "dk", op.groups);
-            op.dv = heads_of(op, dv, "dv", op.groups);
+            require(op.keys == op.positions, "q and k must have as many positions");
+            op.dout = heads_of(op, dout, "dout", op.positions, op.heads);
+            op.dq = heads_of(op, dq, "dq", op.positions, op.heads);
+            op.dk = heads_of(op, dk, "dk", op.positions, op.groups);
+            op.dv = heads_of(op, dv, "dv", op.positions, op.groups);
             if (op.batch * op.positions == 0) return;
             py::gil_scoped_release release;
             PYNANOCHAT_CALL(attention_backward, op);
         },
         "Writes the gradients of q, k and v.");
+}
+
+// --- attention_paged ---
+
+AttentionPaged::Pages pages_of(const AttentionPaged& op, py::handle x_, const char* name, int64_t pages) {
+    const Tensor x = floats(x_, name, 4);
+    require_shape(x, name, {pages, op.page, op.groups, op.head_dim});
+    require((x.dtype == DType::bf16) == op.is_bf16, string(name) + " must have the dtype of q");
+    AttentionPaged::Pages result{};
+    result.data = x.data;
+    copy_strides(result.stride, x);
+    return result;
+}
+
+const int64_t* integers(py::handle x_, const char* name, std::initializer_list<int64_t> shape) {
+    const Tensor x = view(x_, name);
+    require(x.dtype == DType::i64 && !x.on_cuda && x.contiguous(), string(name) + " must be dense int64 on the CPU");
+    require_shape(x, name, shape);
+    return x.as<int64_t>();
+}
+
+// Throws where the queries do not follow each other, or a page that one of them sees is not among `pages`.
+void check_tables(const AttentionPaged& op, int64_t queries, int64_t pages) {
+    require(op.starts[0] == 0 && op.starts[op.rows] == queries, "starts must lead from 0 to the number of queries");
+    for (int64_t row = 0; row < op.rows; ++row) {
+        const int64_t count = op.starts[row + 1] - op.starts[row], length = op.lengths[row];
+        require(0 <= count && count <= length && length <= op.table_size * op.page,
+                "row " + std::to_string(row) + ": " + std::to_string(count) + " queries at the end of " + std::to_string(length) +
+                    " tokens in " + std::to_string(op.table_size) + " pages of " + std::to_string(op.page));
+        if (count == 0) continue;
+        const int64_t first = length - count > op.window ? (length - count - op.window) / op.page : 0;
+        for (int64_t i = first; i * op.page < length; ++i) {
+            const int64_t page = op.tables[row * op.table_size + i];
+            require(0 <= page && page < pages, "tables[" + std::to_string(row) + ", " + std::to_string(i) + "] = " +
+                                                   std::to_string(page) + " is not in [0, " + std::to_string(pages) + ")");
+        }
+    }
+}
+
+void run_attention_paged(py::handle q_, py::handle k_, py::handle v, py::handle tables_, py::handle starts,
+                         py::handle lengths, int64_t window, int64_t most_queries, py::handle out_) {
+    const Tensor q = floats(q_, "q", 3), out = floats(out_, "out", 3), k = floats(k_, "k_pages", 4);
+    const Tensor tables = view(tables_, "tables");
+    AttentionPaged op{};
+    op.heads = q.shape[1];
+    op.head_dim = q.shape[2];
+    op.page = k.shape[1];
+    op.groups = k.shape[2];
+    op.is_bf16 = q.dtype == DType::bf16;
+    require(op.groups >= 1 && op.heads % op.groups == 0, std::to_string(op.heads) + " query heads are no multiple of " +
+                                                             std::to_string(op.groups) + " key heads");
+    require(op.head_dim >= 1 && op.page >= 1, "k_pages has shape " + shape_text(k) + "; it holds nothing");
+    op.k = pages_of(op, k_, "k_pages", k.shape[0]);
+    op.v = pages_of(op, v, "v_pages", k.shape[0]);
+    require(tables.dims == 2, "tables has shape " + shape_text(tables) + "; expected 2 dimensions");
+    op.rows = tables.shape[0];
+    op.table_size = tables.shape[1];
+    op.tables = integers(tables_, "tables", {op.rows, op.table_size});
+    op.starts = integers(starts, "starts", {op.rows + 1});
+    op.lengths = integers(lengths, "lengths", {op.rows});
+    op.window = window < 0 || window > op.table_size * op.page ? op.table_size * op.page : window;
+    op.most_queries = most_queries;
+    require_shape(out, "out", {q.shape[0], op.heads, op.head_dim});
+    require(out.dtype == q.dtype, "out must have the dtype of q");
+    op.q = q.data;
+    op.out = out.data;
+    for (int i = 0; i < 2; ++i) op.q_stride[i] = q.stride[i], op.out_stride[i] = out.stride[i];
+    check_tables(op, q.shape[0], k.shape[0]);
+    py::gil_scoped_release release;
+    PYNANOCHAT_CALL(attention_paged, op);
 }
 
 // --- product ---
@@ -332,6 +406,8 @@ void bind_cpu(py::module_& module) {
     bind_rotary_qk_norm(module);
     bind_linear_softcap_cross_entropy(module);
     bind_attention(module);
+    module.def("attention_paged", &run_attention_paged,
+               "Writes causal attention over paged keys and values, for the rows that have at most most_queries queries.");
     module.def("product", &run_product, py::arg("a"), py::arg("b"), py::arg("c"), py::arg("bf16_products"),
                py::arg("after") = "", py::arg("h") = py::none(),
                "Writes c (m, n) = a (m, k) b (k, n), then relu2(c), or c times relu2's slope where it gave h.");

@@ -49,17 +49,19 @@ template <class T> struct Run {
     const Attention& op;
     const i64 units;          // of a head
     const i64 wide;           // channels of a head, padded to whole panels
-    const i64 even;           // positions, padded to whole units
+    const i64 even;           // keys, padded to whole units
     const float scale;
     const i64 blocks;         // of queries
+    const i64 offset;         // of the first query among the keys
 
     explicit Run(const Attention& op)
         : op(op),
           units((op.head_dim + per - 1) / per),
           wide(round_up(op.head_dim, columns)),
-          even(round_up(op.positions, per)),
+          even(round_up(op.keys, per)),
           scale(1.0f / __builtin_sqrtf(static_cast<float>(op.head_dim))),
-          blocks((op.positions + query_block - 1) / query_block) {}
+          blocks((op.positions + query_block - 1) / query_block),
+          offset(op.keys - op.positions) {}
 
     static T* row(const Attention::Heads& x, i64 b, i64 t, i64 h) {
         return static_cast<T*>(x.data) + b * x.stride[0] + t * x.stride[1] + h * x.stride[2];
@@ -74,10 +76,10 @@ template <class T> struct Run {
     };
 
     void rows_of(E* to, const Attention::Heads& x, i64 b, i64 g) const {
-        for (i64 t = 0; t < op.positions; ++t) convert_row(to + t * units * per, row(x, b, t, g), op.head_dim, units * per);
+        for (i64 t = 0; t < op.keys; ++t) convert_row(to + t * units * per, row(x, b, t, g), op.head_dim, units * per);
     }
     void pack_heads(Unit* to, const Attention::Heads& x, i64 b, i64 g) const {
-        pack_rows(to, row(x, b, 0, g), x.stride[1], op.head_dim, op.positions, nullptr, even / per);
+        pack_rows(to, row(x, b, 0, g), x.stride[1], op.head_dim, op.keys, nullptr, even / per);
     }
 
     // One block of queries against keys [key, key + count): which of them are visible.
@@ -197,8 +199,8 @@ template <class T> struct Run {
     }
 
     void forward_block(i64 b, i64 h, i64 query, const Keys& keys, const ForwardScratch& s) const {
-        Block block{query, least(query_block, op.positions - query), 0, 0};
-        pack_columns(s.q_packed, row(op.q, b, query, h), op.q.stride[1], block.queries, op.head_dim, units);
+        Block block{query, least(query_block, op.keys - query), 0, 0};
+        pack_columns(s.q_packed, row(op.q, b, query - offset, h), op.q.stride[1], block.queries, op.head_dim, units);
         for (i64 i = 0; i < query_block; ++i) s.top[i] = unseen, s.total[i] = 0;
         for (i64 i = 0; i < query_block * wide; ++i) s.out[i] = 0;
         const i64 end = query + block.queries;
@@ -221,20 +223,20 @@ template <class T> struct Run {
         for (i64 i = 0; i < block.queries; ++i) {
             const float inverse = 1.0f / s.total[i];
             for (i64 c = 0; c < wide; ++c) s.out[i * wide + c] *= inverse;
-            convert_row(row(op.out, b, query + i, h), s.out + i * wide, op.head_dim, op.head_dim);
-            op.lse[(b * op.heads + h) * op.positions + query + i] = s.top[i] + __builtin_logf(s.total[i]);
+            convert_row(row(op.out, b, query - offset + i, h), s.out + i * wide, op.head_dim, op.head_dim);
+            op.lse[(b * op.heads + h) * op.positions + query - offset + i] = s.top[i] + __builtin_logf(s.total[i]);
         }
     }
 
     void forward() const {
         const i64 sides = op.batch * op.groups, threads = omp_get_max_threads();
-        const i64 keys_bytes = round_up(4 * (op.positions * units + even / per * wide), 4096);
+        const i64 keys_bytes = round_up(4 * (op.keys * units + even / per * wide), 4096);
         const i64 scratch_bytes = round_up(ForwardScratch::bytes(units, wide), 4096);
         char* base = static_cast<char*>(workspace(static_cast<std::size_t>(sides * keys_bytes + threads * scratch_bytes)));
         const auto keys_of = [&](i64 side) {
             Parts parts{base + side * keys_bytes};
             Keys keys{};
-            keys.k_rows = reinterpret_cast<E*>(parts.template take<Unit>(op.positions * units));
+            keys.k_rows = reinterpret_cast<E*>(parts.template take<Unit>(op.keys * units));
             keys.v_packed = parts.template take<Unit>(even / per * wide);
             return keys;
         };
@@ -250,7 +252,7 @@ template <class T> struct Run {
 #pragma omp for schedule(dynamic)
             for (i64 task = 0; task < op.batch * op.heads * blocks; ++task) {
                 const i64 b = task / blocks / op.heads, h = task / blocks % op.heads;
-                const i64 query = (blocks - 1 - task % blocks) * query_block;  // those with the most keys first
+                const i64 query = offset + (blocks - 1 - task % blocks) * query_block;  // those with the most keys first
                 forward_block(b, h, query, keys_of(b * op.groups + h / (op.heads / op.groups)), scratch);
             }
         }

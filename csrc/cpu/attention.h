@@ -13,6 +13,7 @@ struct Attention {
         std::int64_t stride[3];  // of batch, position, head; elements
     };
     std::int64_t batch, positions, heads, groups, head_dim;
+    std::int64_t keys;    // positions, or in forward more: the queries then are the last of them
     std::int64_t window;  // a query at i sees i - window ... i; positions or more means all
     bool is_bf16;         // else fp32: all tensors but lse
     Heads q, k, v, out;   // out: written by forward, read by backward

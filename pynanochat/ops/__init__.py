@@ -2,6 +2,7 @@
 
 from pynanochat.ops.adamw_step import adamw_step
 from pynanochat.ops.attention import attention, attention_with_cache
+from pynanochat.ops.attention_paged import attention_paged
 from pynanochat.ops.linear import linear
 from pynanochat.ops.linear_softcap_cross_entropy import linear_softcap_cross_entropy
 from pynanochat.ops.muon_step import muon_step
@@ -14,6 +15,7 @@ from pynanochat.ops.value_gate import value_gate
 __all__ = [
     "adamw_step",
     "attention",
+    "attention_paged",
     "attention_with_cache",
     "linear",
     "linear_softcap_cross_entropy",
