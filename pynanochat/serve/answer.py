@@ -67,13 +67,13 @@ class Answer:
         return pieces + self._certain()
 
     def _certain(self):
-        """Release what no stop string can reach any more; or end at the first stop string."""
-        found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
+        """Release what no stop string can reach any more; or end before the stop string that is complete first."""
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
-            self.finish = "stop"
-            self._tokens = [part for part in self._tokens if part[0] < min(found)]
-            self._held = self._held[: min(found)]
-            return self._release(len(self._held))
+            self.finish, (_, cut) = "stop", min(found)
+            self._tokens = [part for part in self._tokens if part[0] < cut]
+            self._held = self._held[:cut]
+            return self._release(cut)
         return self._release(len(self._held) - self._waiting())
 
     def _waiting(self) -> int:

@@ -8,7 +8,7 @@ import contextlib
 import time
 
 from pynanochat.engine.conversation import fit, left_out
-from pynanochat.errors import DataError, UsageError
+from pynanochat.errors import DataError, PynanochatError, UsageError
 from pynanochat.serve import replies
 from pynanochat.serve.answer import Answer, Piece, joined
 from pynanochat.serve.desk import Desk, merged
@@ -208,7 +208,8 @@ async def reporting(stream: EventStream):
     """What fails once the stream has begun is told in it, as an event; before that it is the answer itself."""
     try:
         yield
-    except Fault as fault:
+    except (Fault, PynanochatError) as error:
         if stream.response is None:
             raise
+        fault = error if isinstance(error, Fault) else Fault(500, str(error))
         await stream.send(fault.body())

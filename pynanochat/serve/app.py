@@ -18,7 +18,8 @@ from pynanochat.serve.pages import Pages
 from pynanochat.serve.watch import Watch
 from pynanochat.serve.wire import send, send_json
 
-STATS_SECONDS = 1.0  # the engine's process answers between two steps, or not at all
+STATS_SECONDS = 3.0
+READY_SECONDS = 0.5  # a health check is not kept waiting for an engine that is busy
 
 
 def page_routes(pages: Pages, folder: Path, front: str) -> dict:
@@ -106,16 +107,23 @@ class App:
     async def ready(self, request):
         """200 where a request sent now would be taken in."""
         self.desk.check()
-        if not (await self._engine_stats()).get("alive"):
+        if not await self._alive():
             raise Fault(503, "the engine is starting again; try again later", headers={"Retry-After": "2"})
         return await send_json(request, {"status": "ready"})
 
     async def health(self, request):
         """In the family's shape."""
         ready = self.desk.ready and not self.desk.draining
-        alive = ready and bool((await self._engine_stats()).get("alive"))
+        alive = ready and await self._alive()
         free = int(alive and not self.desk.waiting)
         return await send_json(request, {"status": "ok", "ready": alive, "num_gpus": 1, "available_workers": free})
+
+    async def _alive(self) -> bool:
+        """Whether the engine's process runs; too busy to answer is alive."""
+        try:
+            return bool((await asyncio.wait_for(self.engine.stats(), READY_SECONDS))["alive"])
+        except asyncio.TimeoutError:
+            return True
 
     async def _engine_stats(self) -> dict:
         """Empty where the engine does not answer."""

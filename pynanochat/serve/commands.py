@@ -45,8 +45,8 @@ async def serve(engine, folder: Path, args, limits: Limits, defaults: Defaults, 
     """Serve `folder` by `engine` until a signal; args: host, port, open."""
     from pynanochat.serve.app import App
 
+    limits = allow_connections(limits)
     app = App(engine, folder, limits, defaults)
-    allow_connections(limits)
     server = Server(Gate(app.routes, access, app.metrics), limits, app.desk)
     await server.listen(args.host, args.port)
 
@@ -57,10 +57,7 @@ async def serve(engine, folder: Path, args, limits: Limits, defaults: Defaults, 
         if args.open:
             await asyncio.to_thread(webbrowser.open, server.address)
 
-    try:
-        await server.serve(start)
-    finally:
-        await engine.stop()
+    await server.serve(start, engine.stop)
 
 
 def watch_main(argv: list[str]) -> None:

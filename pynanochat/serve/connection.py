@@ -147,9 +147,12 @@ class Connection(RequestHandler):
         self._timer = self._loop.call_later(seconds, then) if then else None
 
     def handle_error(self, request, status=500, exc=None, message=None):
-        """What aiohttp could not read as HTTP."""
+        """What aiohttp could not read as HTTP; or a handler that failed, whose answer may have begun."""
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer had begun")
         fault = Fault(status, "this is no request in HTTP/1.1 that can be read; check what was sent")
         response = web.Response(status=status, body=json.dumps(fault.body()).encode(), content_type="application/json")
+        response.headers["Server"] = "pynanochat"
         response.force_close()
         return response
 

@@ -5,8 +5,6 @@ fields.number("temperature", 0.8, 0, 2)
 fields.end()
 """
 
-import math
-
 from pynanochat.serve.faults import bad, brief
 
 
@@ -24,7 +22,7 @@ class Fields:
         value = self.take(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._bad(name, value, f"a number from {low:g} to {high:g}")
-        if not (math.isfinite(value) and low <= value <= high):
+        if not low <= value <= high:
             raise self._bad(name, value, f"{low:g} to {high:g}")
         return float(value)
 

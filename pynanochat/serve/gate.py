@@ -117,9 +117,10 @@ class Gate:
         return "/ui/*" if path.startswith("/ui/") else path
 
     def _check_host(self, request):
-        if self.access.hosts is None:
+        host = request.headers.get("Host")
+        if self.access.hosts is None or host is None:  # browsers always send one
             return
-        name = host_name(request.headers.get("Host", ""))
+        name = host_name(host)
         if name not in self.access.hosts:
             raise Fault(403, f"Host {name[:60]!r} is not this server's; use localhost, or start it with --allow-host")
 

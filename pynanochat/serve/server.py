@@ -8,6 +8,7 @@ second signal stops at once.
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import ipaddress
 import logging
@@ -22,6 +23,11 @@ from pynanochat.serve.limits import Limits
 logger = logging.getLogger("pynanochat.serve")
 SPARE_FILES = 128  # descriptors for all that is not a connection
 LAST_WORDS_SECONDS = 1.0
+Act = Callable[[], Awaitable[None]]
+
+
+async def nothing() -> None:
+    """Where there is no engine."""
 
 
 class Server:
@@ -49,8 +55,12 @@ class Server:
         """Begin to drain; called again, stop at once."""
         (self._told_again if self._told.is_set() else self._told).set()
 
-    async def serve(self, start: Callable[[], Awaitable] | None = None) -> None:
-        """Serve until stopped. `start` makes the engine ready meanwhile; what it raises ends the server."""
+    async def serve(self, start: Act = nothing, stop: Act = nothing) -> None:
+        """Serve until stopped.
+
+        `start` makes the engine ready meanwhile, and what it raises ends the server; `stop` ends the engine, so that
+        answers still under way end with an error that their readers are told of.
+        """
         loop = asyncio.get_running_loop()
         signals = [signal.SIGTERM, signal.SIGINT]
         for number in signals:
@@ -67,13 +77,13 @@ class Server:
             for task in (starting, told):
                 task.cancel()
             await asyncio.gather(starting, told, return_exceptions=True)
+            await stop()
             await self.close()
             for number in signals:
                 loop.remove_signal_handler(number)
 
     async def _start(self, start):
-        if start is not None:
-            await start()
+        await start()
         if self.desk is not None:
             self.desk.ready = True
 
@@ -102,20 +112,21 @@ class Server:
             await self.listener.shutdown(LAST_WORDS_SECONDS if not self._told_again.is_set() else 0.05)
 
 
-def allow_connections(limits: Limits) -> None:
-    """Raise this process's limit of open files to what the connections need; say so where that cannot be."""
+def allow_connections(limits: Limits) -> Limits:
+    """Raise this process's limit of open files to what the connections need; or allow fewer of them."""
     wanted = limits.connections + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
+        return limits
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most < wanted:
-        raise UsageError(
-            f"--limit-connections {limits.connections}: this process may open {hard} files; "
-            f"use {max(1, hard - SPARE_FILES)} or fewer"
-        )
+        soft = most
+    if soft >= wanted:
+        return limits
+    fewer = max(1, soft - SPARE_FILES)
+    logger.warning("%d connections at most: this process may open %d files; raise it by ulimit -n", fewer, soft)
+    return dataclasses.replace(limits, connections=fewer)
 
 
 def is_loopback(host: str) -> bool:

@@ -88,7 +88,7 @@ class FakeEngine:
         self.alive = True
 
     async def stop(self):
-        self.alive = False
+        self.crash()
 
     def crash(self, alive: bool = False):
         """Every request inside ends with EngineError; the process is gone until `alive` is set again."""
