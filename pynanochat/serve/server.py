@@ -42,6 +42,8 @@ class Server:
 
     async def listen(self, host: str, port: int) -> None:
         """Bind; port 0 takes a free one. Raises UsageError for an address that cannot be had."""
+        if not 0 <= port <= 65_535:
+            raise UsageError(f"--port {port}: ports go from 0 to 65,535; use another")
         loop = asyncio.get_running_loop()
         self.listener = Listener(self.gate, self.limits, logger)
         try:
