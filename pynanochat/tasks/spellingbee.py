@@ -4,8 +4,9 @@
     bee[0]    "How many times is r in strawberry?" -> spells it, keeps count letter by letter, calls
               'strawberry'.count('r') and ends in "#### 3"
 
-Items are made when they are asked for, from the seed and their number. A word and its letters mostly stand behind a
-space, so that they are the same tokens in the question, in the spelling and in the count: a small model need only copy.
+Items are made when they are asked for, from the seed and their number. Letters mostly stand behind a space, and the
+answer writes the word in quotes before it spells it: they are the same tokens in the spelling, in the count and in the
+call of the tool, so that a small model need only copy.
 No answer is right for half of the questions, so that guessing does not pay.
 
 The words are those of the pretraining text (words.py). A tenth of them is asked about only in the SpellingBee test
@@ -69,7 +70,8 @@ QUOTES = ("{}", "{}", "{}", "'{}'", '"{}"')
 
 
 def spelled(word: str) -> str:
-    return f"The letters of {word}: {', '.join(word)}"
+    """In quotes, so that the tokens of the word are those that a call of the tool repeats."""
+    return f"The letters of '{word}': {', '.join(word)}"
 
 
 def counted(word: str, letter: str) -> list[dict]:

@@ -20,7 +20,7 @@ def test_the_answer_spells_counts_and_verifies():
     assert counted("plum", "l") == [
         {
             "type": "text",
-            "text": "The letters of plum: p, l, u, m\n- p no 0\n- l yes 1\n- u no 1\n- m no 1\n"
+            "text": "The letters of 'plum': p, l, u, m\n- p no 0\n- l yes 1\n- u no 1\n- m no 1\n"
             "That makes 1. The tool says ",
         },
         {"type": "python", "text": "'plum'.count('l')"},
@@ -52,8 +52,8 @@ def test_there_are_many_phrasings_and_letters_that_are_not_there():
 
 def test_spelling_is_graded_strictly():
     simple = SimpleSpelling(["plum"], 3, 0, "test")
-    assert simple[0]["messages"][1]["content"] == "The letters of plum: p, l, u, m"
-    for right in ("The letters of plum: p, l, u, m", "plum: p, l, u, m.\n", "p, l, u, m"):
+    assert simple[0]["messages"][1]["content"] == "The letters of 'plum': p, l, u, m"
+    for right in ("The letters of 'plum': p, l, u, m", "plum: p, l, u, m.\n", "p, l, u, m"):
         assert simple.grade(simple[0], right)
     for wrong in ("plum: p, l, u", "p, l, u, m, plum", "plum: p, u, l, m", "", "plum", "p, l, u, m: plum"):
         assert not simple.grade(simple[0], wrong)
