@@ -34,7 +34,7 @@ class Answers:
         call = read_chat(await read_json(request, self.limits), self.limits, self.defaults)
         prompt, reply, model = await self._chat_prompt(call)
         wishes = call.wishes
-        with self.desk.enter([wishes.request(prompt)], arrived) as visits:
+        with self.desk.enter([wishes.request(prompt, model.context)], arrived) as visits:
             rows = self._rows(wishes, visits, model.stage)
             if wishes.stream:
                 return await self._stream_chat(EventStream(request), reply, visits, rows)
@@ -140,7 +140,7 @@ class Answers:
         call = read_family(await read_json(request, self.limits), self.limits, self.defaults)
         prompt, reply, model = await self._chat_prompt(call)
         stream = EventStream(request)
-        with self.desk.enter([call.wishes.request(prompt)], arrived) as visits:
+        with self.desk.enter([call.wishes.request(prompt, model.context)], arrived) as visits:
             rows = self._rows(call.wishes, visits, model.stage)
             async with contextlib.aclosing(rows), reporting(stream):
                 async for _, _, pieces in rows:
@@ -164,7 +164,7 @@ class Answers:
         ]
         reply = Reply("text_completion", model.id, wishes, model.context, sum(map(len, prompts)))
         scored = call.echo and wishes.top is not None
-        requests = [wishes.request(prompt, prompt_logprobs=scored) for prompt in prompts]
+        requests = [wishes.request(prompt, model.context, prompt_logprobs=scored) for prompt in prompts]
         with self.desk.enter(requests, arrived) as visits:
             texts = Texts(self.engine.tokenizer, call, prompts)
             steps = self._texts(texts, visits, model.stage)

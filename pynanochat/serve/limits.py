@@ -37,7 +37,7 @@ class Limits:
     """Characters of one stop string."""
     queue_requests: int = 256
     """Requests that wait for their first token; one more is refused with status 429."""
-    queue_tokens: int = 262_144
+    queue_tokens: int = 1_048_576
     """Tokens of the requests that wait, their longest answers included; more are refused with status 429."""
     connections: int = 1_024
     """Open connections; the one that was idle longest makes room for another."""

@@ -39,12 +39,12 @@ class Wishes:
     usage: bool = False
     """A chunk with the usage ends the stream."""
 
-    def request(self, prompt, prompt_logprobs: bool = False) -> Request:
-        """The engine's request for one prompt of token ids."""
+    def request(self, prompt, context: int, prompt_logprobs: bool = False) -> Request:
+        """The engine's request for one prompt of token ids, which leaves room in the context."""
         return Request(
             tuple(prompt),
             samples=self.n,
-            max_tokens=max(1, self.max_tokens),
+            max_tokens=max(1, min(self.max_tokens, context - len(prompt))),
             sampling=self.sampling,
             seed=self.seed,
             tools=self.tools,

@@ -413,11 +413,11 @@ async def test_a_full_queue_is_429_with_a_time_to_retry(serve):
 async def test_tokens_that_wait_are_limited_too(serve):
     engine = FakeEngine()
     engine.gate.clear()
-    async with serve(engine, limits={"queue_tokens": 5000}) as served:
+    async with serve(engine, limits={"queue_tokens": 1500}) as served:
         task = asyncio.ensure_future(served.post("/v1/chat/completions", CHAT))
         await until(lambda: engine.live)
         status, answer, _ = await served.post("/v1/completions", {"prompt": "x", "max_tokens": 200, "n": 8})
-        assert status == 429 and "5,000" in answer["error"]["message"]
+        assert status == 429 and "1,500" in answer["error"]["message"]
         assert (await asyncio.wait([asyncio.ensure_future(served.get("/stats"))]))[0]
         engine.gate.set()
         assert (await task)[0] == 200

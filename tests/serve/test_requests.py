@@ -140,6 +140,12 @@ async def test_an_unknown_model_is_named_with_the_known_ones(serve):
             assert answer["error"]["code"] == "model_not_found"
 
 
+async def test_the_longest_answer_is_what_the_context_leaves(serve):
+    async with serve(FakeEngine(context=100)) as served:
+        await served.post("/v1/completions", {"prompt": "x" * 50, "max_tokens": 4096})
+        assert served.engine.requests[0][1].max_tokens == 100 - 51
+
+
 async def test_what_a_chat_asks_for_reaches_the_engine(serve):
     parts = [{"type": "text", "text": "a"}]
     async with serve() as served:
@@ -160,7 +166,7 @@ async def test_what_a_chat_asks_for_reaches_the_engine(serve):
 
 
 async def test_defaults_are_the_servers(serve):
-    async with serve() as served:
+    async with serve(FakeEngine(context=2000)) as served:
         for _ in range(2):
             await served.post("/v1/chat/completions", {"messages": [USER]})
         await served.post("/v1/completions", {"prompt": "x"})
