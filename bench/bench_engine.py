@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from pynanochat.bench.harness import interleave, race, report, speedup
-from pynanochat.engine.batch import Batch, Sequence
 from pynanochat.engine.engine import Engine
+from pynanochat.engine.requests import Request
 from pynanochat.engine.sampling import Sampling
+from pynanochat.engine.scheduler import Scheduler
 from pynanochat.model import GPT, GPTConfig
 from pynanochat.tokenizer import SPECIAL_TOKENS
 
@@ -90,18 +91,17 @@ def products(model, rows, head_rows):
 def decode_contest(model, rows, length) -> dict:
     """engine -> a step of it, of `rows` sequences that stand at `length` tokens."""
     ids = prompts(model, rows, length)
-    batch = Batch(model, Tokenizer())
-    for row, prompt in enumerate(ids.tolist()):
-        batch.add(
-            prompt, [Sequence(row, Sampling(0), 0, 0, model.config.sequence_len - length, frozenset())], tools=False
-        )
-    batch.step()
+    scheduler = Scheduler(model, Tokenizer(), most_rows=rows)
+    for prompt in ids.tolist():
+        scheduler.submit(Request(tuple(prompt), 1, model.config.sequence_len, Sampling(0), 0, frozenset(), tools=False))
+    while scheduler.stats()["made_tokens"] < rows:
+        scheduler.step()
 
     @torch.inference_mode()
     def naive():
         model(ids, last=True)
 
-    return {"engine": batch.step, "naive": naive, "products": products(model, rows, rows)}
+    return {"engine": scheduler.step, "naive": naive, "products": products(model, rows, rows)}
 
 
 def prefill_contest(model, length) -> dict:

@@ -10,6 +10,7 @@ In fp32 the greedy tokens are those of the model run naively over the whole text
 """
 
 import secrets
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +18,14 @@ from pathlib import Path
 import torch
 
 from pynanochat.checkpoint import load_model
-from pynanochat.engine.batch import Batch, Sequence
 from pynanochat.engine.conversation import fit, left_out
 from pynanochat.engine.events import Event, EventReader
-from pynanochat.engine.requests import Token
+from pynanochat.engine.paged_cache import PAGE
+from pynanochat.engine.requests import Request, Token
 from pynanochat.engine.sampling import Sampling
+from pynanochat.engine.scheduler import MOST_ROWS, Scheduler, cache_room
 from pynanochat.errors import UsageError
 from pynanochat.tokenizer import Tokenizer
-
-MOST_ROWS = 64
-"""Sequences that generate_batch decodes at once."""
 
 
 @dataclass
@@ -44,13 +43,16 @@ class Generated:
 
 
 class Engine:
-    """Generates with `model` (a GPT in eval mode) and `tokenizer`. `stage` says what the model was trained to do."""
+    """Generates with `model` (a GPT in eval mode) and `tokenizer`. `stage` says what the model was trained to do.
 
-    def __init__(self, model, tokenizer, stage: str = ""):
+    A `finished` model's weights never change: what a call computes of a conversation is kept for the next one.
+    """
+
+    def __init__(self, model, tokenizer, stage: str = "", *, finished: bool = False):
         self.model, self.tokenizer, self.stage = model, tokenizer, stage
         self.context = model.config.sequence_len
-        special = tokenizer.special_tokens
-        self.default_stop = frozenset((special["<|assistant_end|>"], special["<|bos|>"]))
+        self._kept = Scheduler(model, tokenizer) if finished else None
+        self._unread: dict[int, deque[Token]] = {}
 
     @classmethod
     def load(cls, run_folder, stage: str | None = None, *, device="cpu", compute_dtype=torch.float32) -> "Engine":
@@ -59,7 +61,7 @@ class Engine:
         if compute_dtype != torch.float32:
             for parameter in model.parameters():  # not the rotary tables: positions need all their digits
                 parameter.data = parameter.data.to(compute_dtype)
-        return cls(model, Tokenizer.load(Path(run_folder) / "tokenizer"), stage)
+        return cls(model, Tokenizer.load(Path(run_folder) / "tokenizer"), stage, finished=True)
 
     def generate(
         self,
@@ -70,6 +72,8 @@ class Engine:
         temperature: float = 0.8,
         top_k: int = 50,
         top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop_tokens: Iterable[int] | None = None,
         tools: bool = True,
@@ -80,16 +84,39 @@ class Engine:
         is full; its last Token has a `finish`. Without a seed every call differs. Raises UsageError for an empty or
         over-long prompt and for settings out of range. Closing the iterator ends the work.
         """
-        sampling = Sampling(temperature, top_k, top_p)
-        sequences = self._sequences(prompt_ids, 0, samples, max_tokens, sampling, _seed(seed), stop_tokens)
-        return self._run(prompt_ids, sequences, tools)
+        request = Request(
+            tuple(prompt_ids),
+            samples=samples,
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty),
+            seed=_seed(seed),
+            stop_tokens=None if stop_tokens is None else frozenset(stop_tokens),
+            tools=tools,
+        )
+        scheduler = self._kept or self._scheduler([request], MOST_ROWS)
+        scheduler.check(request)
+        return self._run(scheduler, request)
 
-    def _run(self, prompt_ids, sequences, tools):
-        batch = Batch(self.model, self.tokenizer)
-        batch.add(prompt_ids, sequences, tools)
-        while batch.busy:
-            for _, token in batch.step():
-                yield token
+    def _run(self, scheduler, request):
+        """The tokens of one request. Those of others that are under way in the scheduler wait for their readers."""
+        ticket = scheduler.submit(request)
+        mine = self._unread[ticket] = deque()
+        try:
+            while mine or not scheduler.done(ticket):
+                while not mine:
+                    for number, token in scheduler.step():
+                        self._unread[number].append(token)
+                yield mine.popleft()
+        finally:
+            scheduler.cancel(ticket)
+            del self._unread[ticket]
+
+    def _scheduler(self, requests, rows):
+        """One for these requests alone, with no more memory than they can use."""
+        longest = max((min(len(r.prompt) + r.max_tokens, self.context) for r in requests), default=1)
+        rows = max(1, min(rows, sum(max(r.samples, 1) for r in requests)))
+        tokens = min(rows * (longest + PAGE), cache_room(self.model, rows))
+        return Scheduler(self.model, self.tokenizer, cache_tokens=tokens, most_rows=rows)
 
     def generate_batch(
         self,
@@ -100,6 +127,8 @@ class Engine:
         temperature: float = 0.8,
         top_k: int = 50,
         top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
         seed: int | list[int] | None = None,
         stop_tokens: Iterable[int] | None = None,
         tools: bool = True,
@@ -110,22 +139,23 @@ class Engine:
         A prompt's answers for a seed are those that `generate` gives it alone; other settings as there. One seed gives
         every prompt the same random numbers, a list of seeds, one for each prompt, gives each its own.
         """
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         seeds = [int(one) for one in seed] if isinstance(seed, list) else [_seed(seed)] * len(prompts)
         if len(seeds) != len(prompts):
             raise UsageError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for each, or one for all")
-        results = [[Generated() for _ in range(samples)] for _ in prompts]
-        waiting = [
-            (prompt, self._sequences(prompt, i * samples, samples, max_tokens, sampling, own_seed, stop_tokens))
-            for i, (prompt, own_seed) in enumerate(zip(prompts, seeds, strict=True))
+        stop = None if stop_tokens is None else frozenset(stop_tokens)
+        requests = [
+            Request(tuple(prompt), samples, max_tokens, sampling, own_seed, stop, tools)
+            for prompt, own_seed in zip(prompts, seeds, strict=True)
         ]
-        waiting.reverse()
-        batch = Batch(self.model, self.tokenizer)
-        while waiting or batch.busy:
-            while waiting and (not batch.busy or batch.rows + samples <= rows):
-                batch.add(*waiting.pop(), tools)
-            for _, token in batch.step():
-                _note(results[token.row // samples][token.row % samples], token)
+        scheduler = self._scheduler(requests, rows)
+        for request in requests:
+            scheduler.check(request)
+        results = [[Generated() for _ in range(samples)] for _ in prompts]
+        of_ticket = {scheduler.submit(request): result for request, result in zip(requests, results, strict=True)}
+        while scheduler.busy:
+            for ticket, token in scheduler.step():
+                _note(of_ticket[ticket][token.row], token)
         return results
 
     def complete(self, text: str, **settings) -> str:
@@ -165,26 +195,6 @@ class Engine:
                 yield from reader.read(token)
             if token.finish:
                 yield from reader.close(token.finish)
-
-    def _sequences(self, prompt, first_row, samples, max_tokens, sampling, seed, stop_tokens):
-        """The checked sequences that continue `prompt`, numbered from first_row."""
-        if samples < 1 or max_tokens < 1:
-            raise UsageError(f"samples={samples}, max_tokens={max_tokens}: both must be at least 1")
-        if not prompt:
-            raise UsageError("the prompt is empty: begin it with <|bos|>")
-        if len(prompt) >= self.context:
-            raise UsageError(
-                f"the prompt has {len(prompt):,} tokens and the model's context is {self.context:,}, "
-                f"its answer included: shorten the prompt to {self.context - 1:,} tokens"
-            )
-        if not 0 <= min(prompt) <= max(prompt) < self.model.config.vocab_size:
-            raise UsageError(
-                f"the prompt has token ids from {min(prompt)} to {max(prompt)}: "
-                f"the model's are 0 to {self.model.config.vocab_size - 1}"
-            )
-        stop = self.default_stop if stop_tokens is None else frozenset(stop_tokens)
-        room = min(max_tokens, self.context - len(prompt))
-        return [Sequence(first_row + i, sampling, seed, i, room, stop) for i in range(samples)]
 
 
 def _seed(seed):

@@ -7,8 +7,8 @@
 Multiple choice: the option whose tokens have the lowest mean loss. Schema: the context behind which the shared end has
 the lowest mean loss. Language modelling: right if every token of the continuation is the model's first choice.
 
-The options of an item share nearly all of their prompt, so that part runs once, into a KV cache; what follows runs for
-every option of a batch of items, and the head sees the asked positions alone.
+The options of an item share nearly all of their prompt, so that part runs once, into a cache that they share; what
+follows runs for every option of a batch of items, and the head sees the asked positions alone.
 
 B rows, T tokens, N asked positions.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pynanochat.engine.kv_cache import KVCache
+from pynanochat.engine.paged_cache import PAGE, PagedCache
 from pynanochat.evals.core_tasks import COUNT, ORDER_SEED, CoreTask, Item, common, open_bundle
 from pynanochat.evals.ranks import gather, mine
 from pynanochat.evals.score import EXAMPLES, Score, make_score, mean_of, partial
@@ -143,9 +143,11 @@ def _shared(item: Item) -> int:
 @torch.inference_mode()
 def _losses(model, items: list[Item], shared: int) -> list[list[np.ndarray]]:
     device = model.lm_head.weight.device
-    ids, at, targets, ends = _tensors(items, shared)
-    cache = _prefill(model, items, shared, device) if shared else None
-    losses = model(ids.to(device), targets.to(device), at=at.to(device), cache=cache, reduction="none")
+    if shared:
+        losses, ends = _losses_behind(model, items, shared, device)
+    else:
+        ids, at, targets, ends = _tensors(items)
+        losses = model(ids.to(device), targets.to(device), at=at.to(device), reduction="none")
     parts = iter(np.split(losses.float().cpu().numpy(), ends))
     return [[next(parts) for _ in item.rows] for item in items]
 
@@ -154,37 +156,56 @@ def _losses(model, items: list[Item], shared: int) -> list[list[np.ndarray]]:
 def _first_choices(model, items: list[Item], shared: int) -> list[Answer]:
     """Of language modelling, whose items have one row and share nothing."""
     device = model.lm_head.weight.device
-    ids, at, targets, ends = _tensors(items, shared)
+    ids, at, targets, ends = _tensors(items)
     first = model(ids.to(device), at=at.to(device)).argmax(dim=-1).cpu().numpy()
     parts = zip(np.split(first, ends), np.split(targets.numpy(), ends), strict=True)
     return [Answer(bool((mine == right).all()), 0, mine.tolist()) for mine, right in parts]
 
 
-def _tensors(items: list[Item], shared: int):
-    """ids (B, T) of all rows from `shared` on without their last tokens, padded on the right, where nothing sees it;
-    the places (N,) before each token of the answers, row by row, those tokens (N,), and where to split them by rows."""
+def _tensors(items: list[Item]):
+    """ids (B, T) of all rows without their last tokens, padded on the right, where nothing sees it; the places (N,)
+    before each token of the answers, row by row, those tokens (N,), and where to split them by rows."""
     rows = [row for item in items for row in item.rows]
     starts = [start for item in items for start in item.starts]
-    width = max(map(len, rows)) - 1 - shared
+    width = max(map(len, rows)) - 1
     ids = np.zeros((len(rows), width), np.int64)
     at = []
     for r, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        ids[r, : len(row) - 1 - shared] = row[shared:-1]
-        at.append(r * width + np.arange(start - 1 - shared, len(row) - 1 - shared))
+        ids[r, : len(row) - 1] = row[:-1]
+        at.append(r * width + np.arange(start - 1, len(row) - 1))
     targets = np.concatenate([row[start:] for row, start in zip(rows, starts, strict=True)]).astype(np.int64)
     ends = np.cumsum([len(places) for places in at])[:-1]
     return torch.from_numpy(ids), torch.from_numpy(np.concatenate(at)), torch.from_numpy(targets), ends
 
 
-def _prefill(model, items: list[Item], shared: int, device) -> KVCache:
-    """A cache that holds, for each row of each item, its first `shared` tokens; they run once an item."""
-    once = KVCache(model.config, model.compute_dtype, device)
-    once.open(len(items))
-    ids = np.stack([item.rows[0][:shared] for item in items]).astype(np.int64)
-    model(torch.from_numpy(ids).to(device), cache=once, last=True)
-    cache = KVCache(model.config, model.compute_dtype, device)
-    cache.append(once, times=len(items[0].rows))
-    return cache
+def _losses_behind(model, items: list[Item], shared: int, device):
+    """Losses (N,) of all answers and where to split them by rows; each item's first `shared` tokens run once."""
+    room = sum(shared + PAGE + sum(len(row) - shared + 2 * PAGE for row in item.rows) for item in items)
+    cache = PagedCache(model.config, model.compute_dtype, device, room, burst=room)
+    once = [(cache.open((), share=False), item.rows[0].tolist(), shared) for item in items]
+    _run(model, cache, once, [0], None)
+    parts, at, targets, before = [], [], [], 0
+    for (sequence, _, _), item in zip(once, items, strict=True):
+        for row, start in zip(item.rows, item.starts, strict=True):
+            parts.append((cache.fork(sequence), row.tolist(), len(row) - 1 - shared))
+            at.append(np.arange(before + start - 1 - shared, before + len(row) - 1 - shared))
+            targets.append(row[start:])
+            before += len(row) - 1 - shared
+    losses = _run(model, cache, parts, np.concatenate(at), np.concatenate(targets))
+    return losses, np.cumsum([len(places) for places in at])[:-1]
+
+
+def _run(model, cache, parts, at, targets):
+    """One forward pass over the next tokens of `parts`: logits, or losses of targets, at the places asked for."""
+    for sequence, _, count in parts:
+        assert cache.reserve(sequence, count)
+    ids, pass_ = cache.plan(parts)
+    at = torch.as_tensor(at, dtype=torch.int64).to(ids.device)
+    targets = None if targets is None else torch.as_tensor(targets, dtype=torch.int64).to(ids.device)
+    found = model(ids, targets, cache=pass_, at=at, reduction="none")
+    for sequence, tokens, count in parts:
+        cache.advance(sequence, tokens, count)
+    return found
 
 
 def _example(task: CoreTask, index: int, item: Item, got: Answer, tokenizer) -> dict:

@@ -3,11 +3,11 @@
 B rows, T positions, C width, H query heads, G key/value heads, D head dim, V vocabulary.
 
 Parameters are fp32 master weights; activations and products are in `compute_dtype`. Parameter names are the family's.
-A KV cache (engine/kv_cache.py) is anything with
-    lengths      (B,) int64, the tokens cached before this call
-    previous     (B, C) the last normed embedding, for smear, or None before the first call
-    update(layer, k, v) -> k_cache, v_cache  (B, S, G, D) with the new positions written at lengths ... lengths + T - 1
-    advance(T)   called once at the end
+With a cache, ids are (N, 1): tokens of many sequences one after the other, each a row of its own. A cache (a Pass of
+engine/paged_cache.py) is anything with
+    positions  (N,) int64, of each token in its sequence
+    previous   (N,) int64, the id of the token before each, for smear; -1 where there is none
+    update(layer, k, v)  puts k and v (N, G, D) in their places; the arguments of ops.attention_paged behind q
 """
 
 import torch
@@ -51,8 +51,7 @@ class Attention(nn.Module):
         if cache is None:
             y = ops.attention(q, k, v, self.window)
         else:
-            k, v = cache.update(self.layer, k, v)
-            y = ops.attention_with_cache(q, k, v, cache.lengths + positions, self.window)
+            y = ops.attention_paged(q[:, 0], *cache.update(self.layer, k[:, 0], v[:, 0]), self.window)
         return ops.linear(y.reshape(rows, positions, -1), self.c_proj.weight)
 
 
@@ -145,12 +144,11 @@ class GPT(nn.Module):
         """The normed residual stream (B, T, C) that the head reads."""
         c = self.config
         rotation = self._rotation(ids, cache)
-        x = nn.functional.embedding(ids, self.transformer.wte.weight).to(self.compute_dtype)
-        x = ops.rms_norm(x, c.norm_eps)
+        x = self._embedded(ids)
         if c.smear:
-            before = None if cache is None else cache.previous
+            before = None
             if cache is not None:
-                cache.previous = x[:, -1]
+                before = self._embedded(cache.previous.clamp(min=0)) * (cache.previous >= 0)[:, None]
             x = ops.smear(x, self.smear_gate.weight, self.smear_lambda, before)
         x0 = x
         middle = None
@@ -163,18 +161,20 @@ class GPT(nn.Module):
                 middle = x
         if c.backout:
             x = x - self.backout_lambda.to(x.dtype) * middle
-        if cache is not None:
-            cache.advance(ids.size(1))
         return ops.rms_norm(x, c.norm_eps)
 
+    def _embedded(self, ids):
+        x = nn.functional.embedding(ids, self.transformer.wte.weight).to(self.compute_dtype)
+        return ops.rms_norm(x, self.config.norm_eps)
+
     def _rotation(self, ids, cache):
-        """cos and sin of this call's positions: (T, D/2), or (B, T, D/2) behind a cache."""
+        """cos and sin of this call's positions: (T, D/2), or (N, 1, D/2) with a cache."""
         positions = ids.size(1)
         if cache is None:
             if positions > self.config.sequence_len:
                 raise UsageError(f"{positions} tokens in a row: the model's context is {self.config.sequence_len}")
             return self.cos[:positions], self.sin[:positions]
-        at = cache.lengths[:, None] + torch.arange(positions, device=ids.device)
+        at = cache.positions[:, None]
         return self.cos[at], self.sin[at]
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:

@@ -1,7 +1,7 @@
 """The seam: every op that the model and the optimizer use, one file each, with its reference and its backends."""
 
 from pynanochat.ops.adamw_step import adamw_step
-from pynanochat.ops.attention import attention, attention_with_cache
+from pynanochat.ops.attention import attention
 from pynanochat.ops.attention_paged import attention_paged
 from pynanochat.ops.linear import linear
 from pynanochat.ops.linear_softcap_cross_entropy import linear_softcap_cross_entropy
@@ -16,7 +16,6 @@ __all__ = [
     "adamw_step",
     "attention",
     "attention_paged",
-    "attention_with_cache",
     "linear",
     "linear_softcap_cross_entropy",
     "muon_step",

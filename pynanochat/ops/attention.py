@@ -1,12 +1,12 @@
-"""Causal softmax attention with an optional window, for training and over a KV cache.
+"""Causal softmax attention with an optional window, for training; over a cache see attention_paged.
 
-B batch, T positions, H query heads, G key/value heads (H a multiple of G), D head dim, S cache slots.
+B batch, T positions, H query heads, G key/value heads (H a multiple of G), D head dim.
 A query at position i sees keys j with i - window <= j <= i; window < 0 means all of the past.
 
-A backend of the training form is a namespace of two functions:
+A backend is a namespace of two functions:
     forward(q, k, v, window) -> out (B, T, H, D), lse (B, H, T) fp32: log of each row's sum of exp(scaled scores)
     backward(dout, q, k, v, out, lse, window) -> (dq, dk, dv)
-The reference is one function of (q, k, v, window), differentiable by itself; so is every backend of the cache form.
+The reference is one function of (q, k, v, window), differentiable by itself.
 """
 
 import types
@@ -34,25 +34,7 @@ def attention_reference(q, k, v, window):
     return out.transpose(1, 2)
 
 
-def attention_with_cache_reference(q, k_cache, v_cache, lengths, window):
-    slots = k_cache.size(1)
-    query = lengths[:, None] - q.size(1) + torch.arange(q.size(1), device=q.device)  # (B, T)
-    key = torch.arange(slots, device=q.device)
-    visible = key <= query[..., None]  # (B, T, S)
-    if window >= 0:
-        visible &= key >= query[..., None] - window
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k_cache.transpose(1, 2),
-        v_cache.transpose(1, 2),
-        attn_mask=visible[:, None],
-        enable_gqa=q.size(2) != k_cache.size(2),
-    )
-    return out.transpose(1, 2)
-
-
 implement("attention", "reference", attention_reference)
-implement("attention_with_cache", "reference", attention_with_cache_reference)
 
 
 # --- cpu ---
@@ -138,12 +120,3 @@ def attention(q, k, v, window: int = -1):
     if choose("attention", q) == "reference":
         return attention_reference(q, k, v, window)
     return (_op if torch.compiler.is_compiling() else _Eager.apply)(q, k, v, window)[0]
-
-
-def attention_with_cache(q, k_cache, v_cache, lengths, window: int = -1):
-    """q (B, T, H, D) over k_cache and v_cache (B, S, G, D) -> (B, T, H, D).
-
-    `lengths` (B,) int64 counts the filled slots of each row, the T new positions included: row b's queries are the
-    positions lengths[b] - T ... lengths[b] - 1. Slots past the length are never read into a result.
-    """
-    return pick("attention_with_cache", q)(q, k_cache, v_cache, lengths, window)

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from pynanochat.engine import Engine
-from pynanochat.engine.batch import Batch, Sequence
+from pynanochat.engine.paged_cache import PagedCache
+from pynanochat.engine.requests import Request
 from pynanochat.engine.sampling import Sampling
+from pynanochat.engine.scheduler import Scheduler
 from pynanochat.errors import CheckpointError, UsageError
 from tests.engine.fakes import ByteTokenizer, Scripted, small_model
 
@@ -63,17 +65,19 @@ def test_windows_of_that_test_do_cut():
 
 @pytest.mark.parametrize("arch", ["2025", "2026"])
 def test_cached_logits_are_those_of_the_whole_text(arch):
-    from pynanochat.engine.kv_cache import KVCache
-
     model = small_model(arch=arch)
-    ids = torch.tensor([prompt_of(40)])
-    cache = KVCache(model.config, torch.float32, "cpu")
-    cache.open(1)
+    ids = prompt_of(40)
+    cache = PagedCache(model.config, torch.float32, "cpu", 64, page=8)
+    sequence, parts = cache.open(ids), []
     with torch.inference_mode():
-        whole = model(ids)
-        parts = [model(part, cache=cache) for part in ids.split([17, 1, 1, 20, 1], dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=2e-5)
-    assert cache.counts == cache.lengths.tolist() == [40]
+        whole = model(torch.tensor([ids]))
+        for count in (17, 1, 1, 20, 1):
+            assert cache.reserve(sequence, count)
+            part, pass_ = cache.plan([(sequence, ids, count)])
+            parts.append(model(part, cache=pass_))
+            cache.advance(sequence, ids, count)
+    torch.testing.assert_close(torch.cat(parts).transpose(0, 1), whole, rtol=0, atol=2e-5)
+    assert sequence.length == 40
 
 
 def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch():
@@ -89,7 +93,8 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch():
         assert len({tuple(answer.ids) for answer in answers}) == 3
     other = ids_of(engine.generate(prompts[0], **settings | {"seed": 8}))
     assert other != alone[0]
-    unseeded = {tuple(ids_of(engine.generate(prompts[0], max_tokens=30, temperature=1.0))) for _ in range(2)}
+    free = {"max_tokens": 30, "temperature": 1.0, "stop_tokens": ()}
+    unseeded = {tuple(ids_of(engine.generate(prompts[0], **free))) for _ in range(2)}
     assert len(unseeded) == 2
 
 
@@ -236,20 +241,20 @@ def test_sequences_join_and_leave_at_any_time():
     alone = [
         ids_of(Engine(model, TOKENIZER).generate(p, max_tokens=25, temperature=0, stop_tokens=())) for p in prompts
     ]
-    sequences = [Sequence(i, Sampling(0), 0, 0, 25, frozenset()) for i in range(5)]
-    batch, steps = Batch(model, TOKENIZER), 0
+    scheduler, steps, made = Scheduler(model, TOKENIZER), 0, {}
+    tickets = []
     while steps < 60:
         if steps % 4 == 0 and steps // 4 < 5:
-            batch.add(prompts[steps // 4], [sequences[steps // 4]], tools=False)
+            request = Request(tuple(prompts[steps // 4]), 1, 25, Sampling(0), 0, frozenset(), tools=False)
+            tickets.append(scheduler.submit(request))
         if steps == 11:
-            batch.remove(sequences[1])  # in the middle of its answer, from outside of a step
-        if batch.busy:
-            batch.step()
+            scheduler.cancel(tickets[1])  # in the middle of its answer
+        for ticket, token in scheduler.step():
+            made.setdefault(ticket, []).append(token.id)
         steps += 1
-    assert not batch.busy and batch.cache.rows == 0
-    for i, sequence in enumerate(sequences):
-        assert sequence.tokens == (alone[i][: len(sequence.tokens)] if i == 1 else alone[i])
-    assert len(sequences[1].tokens) == 11 - 4
+    assert not scheduler.busy and scheduler.stats()["pages_used"] == 0
+    for i, ticket in enumerate(tickets):
+        assert made[ticket] == (alone[i][:7] if i == 1 else alone[i])
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 0}, {"top_k": 0, "top_p": 0.5}])

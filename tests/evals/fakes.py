@@ -63,16 +63,24 @@ class Rigged:
         self.lm_head = torch.nn.Linear(1, 1)
 
     def __call__(self, ids, targets=None, *, cache=None, last=False, at=None, reduction="mean"):
-        history, before = ids, 0
-        if cache is not None:  # the tokens are kept where a model keeps its keys
-            before = cache.counts[0]
-            kept = ids[..., None, None].expand(-1, -1, self.config.n_kv_head, self.config.head_dim).float()
-            history = cache.update(0, kept, kept)[0][..., 0, 0].long()
-            cache.advance(ids.size(1))
         rows, width = ids.shape
-        assert history.size(1) <= self.config.sequence_len
+        if cache is not None:
+            histories = self._cached(ids, cache)
+        else:
+            assert width <= self.config.sequence_len
+            histories = [ids[row, : end + 1].tolist() for row in range(rows) for end in range(width)]
         if at is None:
             at = torch.arange(rows * width).view(rows, width)[:, -1:] if last else torch.arange(rows * width)
-        places = at.flatten().tolist()
-        logits = torch.stack([self.knows(history[p // width, : before + p % width + 1].tolist()) for p in places])
+        logits = torch.stack([self.knows(histories[place]) for place in at.flatten().tolist()])
         return logits if targets is None else torch.nn.functional.cross_entropy(logits, targets, reduction=reduction)
+
+    def _cached(self, ids, cache):
+        """The tokens up to each one of the pass; they are kept where a model keeps its keys."""
+        kept = ids[..., None].expand(-1, self.config.n_kv_head, self.config.head_dim).float()
+        keys, _, tables, starts, _, _ = cache.update(0, kept, kept)
+        assert int(cache.positions.max()) < self.config.sequence_len
+        row_of = torch.searchsorted(starts, torch.arange(len(ids)), right=True) - 1
+        return [
+            keys[tables[row]].flatten(0, 1)[: position + 1, 0, 0].long().tolist()
+            for row, position in zip(row_of.tolist(), cache.positions.tolist(), strict=True)
+        ]

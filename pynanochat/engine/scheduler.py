@@ -1,0 +1,413 @@
+"""Many requests over one model: in each step one pass over the next tokens of some and a piece of others' prompts.
+
+    scheduler = Scheduler(model, tokenizer)
+    ticket = scheduler.submit(Request(prompt=tuple(ids), samples=4))
+    while scheduler.busy:
+        for ticket, token in scheduler.step(): ...
+
+Answers are served in the order in which they came. Where pages run short the youngest answer gives its own back and is
+computed again later, which changes nothing of what it says: its draws depend on its request alone. Answers to one
+prompt share its pages; so do prompts that begin alike, for as long as the pages are not needed for something else.
+
+V vocabulary.
+"""
+
+from bisect import insort
+from itertools import accumulate
+
+import torch
+
+from pynanochat.engine.paged_cache import PAGE, PagedCache
+from pynanochat.engine.requests import Request, Token
+from pynanochat.engine.sampler import logprobs, sample, uniform
+from pynanochat.engine.tool_state import ToolState
+from pynanochat.errors import CheckpointError, EngineError, UsageError
+
+MOST_ROWS = 64
+CHUNK = 512
+MOST_LOGPROBS = 20
+CPU_CACHE_BYTES = 1 << 30
+GPU_CACHE_SHARE = 0.5
+"""Of the memory that is free when the scheduler is made."""
+
+
+class _Ticket:
+    """One request on its way."""
+
+    def __init__(self, number: int, request: Request, stop: frozenset[int], room: int):
+        self.number, self.request, self.stop, self.room = number, request, stop, room
+        self.held = False
+        self.left = request.samples
+        """Answers that have not ended."""
+        self.siblings: list[_Answer] = []
+        """Answers that wait for the first one to run the prompt."""
+        self.scored = 0
+        """Tokens of the prompt that have been given out, of prompt_logprobs."""
+
+
+class _Answer:
+    """One answer in the making."""
+
+    def __init__(self, ticket: _Ticket, row: int, tool: ToolState | None):
+        self.ticket, self.row, self.tool = ticket, row, tool
+        self.order = (ticket.number, row)
+        self.tokens = list(ticket.request.prompt)
+        """The prompt's and its own."""
+        self.forced: list[int] = []
+        self.cached = None
+        """Its Sequence in the cache while it runs."""
+        self.counted = False
+        """In the statistics of prompts."""
+
+    @property
+    def made(self) -> int:
+        return len(self.tokens) - len(self.ticket.request.prompt)
+
+    def number(self) -> float:
+        """The uniform number that draws the next token."""
+        return uniform(self.ticket.request.seed, self.row, self.made)
+
+    def take(self, sampled: int) -> Token:
+        """Go on with the token forced on this answer, else with the `sampled` one."""
+        forced, finish = bool(self.forced), ""
+        token = self.forced.pop(0) if forced else sampled
+        self.tokens.append(token)
+        if not forced and token in self.ticket.stop:
+            finish = "stop"
+        elif self.made >= self.ticket.room:
+            finish = "length"
+        elif not forced and self.tool is not None:
+            self.forced = self.tool.see(token)
+        return Token(self.row, token, forced, finish)
+
+
+class Scheduler:
+    """Continuous batching over `model`, a GPT in eval mode. For one thread; nothing here waits for anything.
+
+    cache_tokens: room for so many tokens, None for what the device has. page: tokens of a page. most_rows: answers that
+    run at one time. chunk: tokens of prompts in one step.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        *,
+        cache_tokens: int | None = None,
+        page: int = PAGE,
+        most_rows: int = MOST_ROWS,
+        chunk: int = CHUNK,
+    ):
+        self.model, self.tokenizer = model, tokenizer
+        self.most_rows, self.chunk = most_rows, chunk
+        self.context = model.config.sequence_len
+        special = tokenizer.special_tokens
+        self.default_stop = frozenset((special["<|assistant_end|>"], special["<|bos|>"]))
+        device = model.lm_head.weight.device
+        self.cache_tokens = cache_tokens or cache_room(model, most_rows)
+        self.cache = PagedCache(
+            model.config, model.compute_dtype, device, self.cache_tokens, page=page, windows=most_rows, burst=chunk
+        )
+        self._tickets: dict[int, _Ticket] = {}
+        self._waiting: list[_Answer] = []
+        self._running: list[_Answer] = []
+        self._next = 0
+        self._counts = dict.fromkeys(("prefix_hit_tokens", "prompt_tokens", "made_tokens", "preemptions"), 0)
+
+    def check(self, request: Request) -> None:
+        """Raise UsageError for a request that cannot be met."""
+        prompt, most = request.prompt, self.model.config.vocab_size - 1
+        if request.samples < 1 or request.max_tokens < 1:
+            raise UsageError(f"samples={request.samples}, max_tokens={request.max_tokens}: both must be at least 1")
+        if not prompt:
+            raise UsageError("the prompt is empty: begin it with <|bos|>")
+        if len(prompt) >= self.context:
+            raise UsageError(
+                f"the prompt has {len(prompt):,} tokens and the model's context is {self.context:,}, "
+                f"its answer included: shorten the prompt to {self.context - 1:,} tokens"
+            )
+        if not 0 <= min(prompt) <= max(prompt) <= most:
+            raise UsageError(
+                f"the prompt has token ids from {min(prompt)} to {max(prompt)}: the model's are 0 to {most}"
+            )
+        if request.logprobs is not None and not 0 <= request.logprobs <= MOST_LOGPROBS:
+            raise UsageError(f"logprobs={request.logprobs}: use 0 to {MOST_LOGPROBS}")
+        whole = len(prompt) + self._room_of(request)
+        if not self.cache.holds(whole, self.chunk):
+            raise UsageError(
+                f"the prompt and its answer may take {whole:,} tokens and the cache holds {self.cache_tokens:,}: "
+                f"shorten the prompt, lower max_tokens or give the engine a larger cache"
+            )
+
+    def submit(self, request: Request) -> int:
+        """Take a request on; its ticket. Raises UsageError for one that cannot be met."""
+        self.check(request)
+        stop = self.default_stop if request.stop_tokens is None else frozenset(request.stop_tokens)
+        ticket = _Ticket(self._next, request, stop, self._room_of(request))
+        self._next += 1
+        first, *ticket.siblings = [
+            _Answer(ticket, row, ToolState(self.tokenizer) if request.tools else None) for row in range(request.samples)
+        ]
+        self._tickets[ticket.number] = ticket
+        self._waiting.append(first)
+        return ticket.number
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a request; all its pages are back. One that is unknown or has ended is ignored."""
+        if self._tickets.pop(ticket, None) is None:
+            return
+        for answer in [answer for answer in self._running if answer.ticket.number == ticket]:
+            self._leave(answer)
+        self._waiting = [answer for answer in self._waiting if answer.ticket.number != ticket]
+
+    def hold(self, ticket: int) -> None:
+        """Make no tokens for a request until it is released."""
+        if ticket in self._tickets:
+            self._tickets[ticket].held = True
+
+    def release(self, ticket: int) -> None:
+        """Go on with a request that was held."""
+        if ticket in self._tickets:
+            self._tickets[ticket].held = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would make progress."""
+        return any(not ticket.held for ticket in self._tickets.values())
+
+    def done(self, ticket: int) -> bool:
+        """Whether all answers to a request have ended, or it was cancelled."""
+        return ticket not in self._tickets
+
+    def stats(self) -> dict[str, int]:
+        """Answers by state, pages, and what was counted since the start."""
+        held = sum(ticket.left for ticket in self._tickets.values() if ticket.held)
+        return {
+            "queued": sum(ticket.left for ticket in self._tickets.values()) - len(self._running),
+            "running": len(self._running),
+            "held": held,
+            "pages": self.cache.pages,
+            "pages_used": self.cache.used,
+            "pages_cached": self.cache.idle,
+            **self._counts,
+        }
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Token]]:
+        """One forward pass: (ticket, Token) of every answer that got one.
+
+        Raises CheckpointError where the model has no next token because its logits are not numbers; all requests are
+        then forgotten.
+        """
+        self._admit()
+        parts = self._parts()
+        if not parts:
+            return []
+        ids, pass_ = self.cache.plan([(answer.cached, answer.tokens, count) for answer, count in parts])
+        ends = list(accumulate(count for _, count in parts))
+        ready = [i for i, (a, count) in enumerate(parts) if a.cached.length + count == len(a.tokens)]
+        scores = [range(*self._to_score(parts[i], ends[i])) for i in range(len(parts))]
+        at = [ends[i] - 1 for i in ready] + [place for places in scores for place in places]
+        logits = self.model(ids, cache=pass_, at=torch.tensor(at, dtype=torch.int64, device=ids.device))
+        made = self._scored(parts, scores, logits[len(ready) :])
+        for answer, count in parts:
+            self.cache.advance(answer.cached, answer.tokens, count)
+        return made + self._taken([parts[i][0] for i in ready], logits[: len(ready)])
+
+    def check_integrity(self) -> None:
+        """Raise EngineError where the books of the cache or of the answers do not agree."""
+        self.cache.check_integrity()
+        held = {answer.cached for answer in self._running}
+        if held != self.cache.sequences or any(answer.cached is not None for answer in self._waiting):
+            raise EngineError("the cache holds other sequences than those that run")
+        alive = [*self._running, *self._waiting, *(a for t in self._tickets.values() for a in t.siblings)]
+        if len({a.order for a in alive}) != len(alive) or len(alive) != sum(t.left for t in self._tickets.values()):
+            raise EngineError("an answer is in two places, or in none")
+
+    # --- who runs ---
+
+    def _room_of(self, request):
+        return min(request.max_tokens, self.context - len(request.prompt))
+
+    def _admit(self):
+        """Let answers run, in the order in which they came, while there are rows and pages."""
+        for answer in [answer for answer in self._waiting if not answer.ticket.held]:
+            if len(self._running) >= self.most_rows and not self._evict(lambda other: other.ticket.held):
+                return
+            if not self._join(answer):
+                return
+            self._waiting.remove(answer)
+
+    def _join(self, answer) -> bool:
+        """Let one answer run if its tokens so far fit beside the others, or if nothing else runs."""
+        scored = answer.ticket.request.prompt_logprobs and answer.row == 0 and not answer.made
+        sequence = self.cache.open(answer.tokens, share=not scored)
+        if not self._spare(sequence, len(answer.tokens)) and any(not other.ticket.held for other in self._running):
+            self.cache.close(sequence)
+            return False
+        self._run(answer, sequence)
+        return True
+
+    def _spare(self, sequence, tokens) -> bool:
+        """Whether pages for all of so many tokens are there, and one more for each answer that runs."""
+        wanted = self.cache.missing(sequence, min(tokens - sequence.length, self.chunk))
+        whole = self.cache.missing(sequence, tokens - sequence.length)
+        for i, group in enumerate(self.cache.groups):
+            if group.window < 0:
+                wanted[i] = whole[i]
+        return self.cache.available([count + len(self._running) for count in wanted])
+
+    def _run(self, answer, sequence):
+        answer.cached = sequence
+        insort(self._running, answer, key=lambda a: a.order)
+        if not answer.counted:
+            answer.counted = True
+            self._counts["prompt_tokens"] += len(answer.tokens)
+            self._counts["prefix_hit_tokens"] += sequence.length
+
+    def _leave(self, answer):
+        self._running.remove(answer)
+        self.cache.close(answer.cached)
+        answer.cached = None
+
+    def _evict(self, may) -> bool:
+        """Make the youngest answer that `may` leave wait again, and compute it again later."""
+        for answer in reversed(self._running):
+            if may(answer):
+                self._leave(answer)
+                insort(self._waiting, answer, key=lambda a: a.order)
+                self._counts["preemptions"] += 1
+                return True
+        return False
+
+    def _parts(self):
+        """(answer, tokens) that this step runs, with pages for them all.
+
+        Those are every answer that is past its prompt and, of prompts, in their order, as much as a chunk holds.
+        """
+        parts, chunk = [], self.chunk
+        for answer in list(self._running):
+            if answer.ticket.held or answer.cached is None:
+                continue
+            count = len(answer.tokens) - answer.cached.length
+            if count > 1:
+                count = min(count, chunk)
+                chunk -= count
+            if count and self._reserve(answer, count):
+                parts.append((answer, count))
+        return parts
+
+    def _reserve(self, answer, count) -> bool:
+        """Pages for `count` more tokens, taken from younger answers where need be; False if it had to leave itself."""
+        while not self.cache.reserve(answer.cached, count):
+            if self._evict(lambda other: other.ticket.held):
+                continue
+            self._evict(lambda other: not other.ticket.held)
+            if answer.cached is None:
+                return False
+        return True
+
+    # --- what they say ---
+
+    def _to_score(self, part, end):
+        """The places of the pass, from and to, whose logits give log-probabilities of tokens of the prompt."""
+        answer, count = part
+        ticket, first = answer.ticket, answer.cached.length
+        if not ticket.request.prompt_logprobs or answer.row or answer.made:
+            return end, end
+        from_ = max(first, ticket.scored - 1)
+        return end - count + from_ - first, end - count + min(first + count, len(ticket.request.prompt) - 1) - first
+
+    def _scored(self, parts, scores, logits):
+        """The Tokens of prompts that this pass has scored; the first token of a prompt has no score."""
+        made, done = [], 0
+        for (answer, _), places in zip(parts, scores, strict=True):
+            ticket, prompt = answer.ticket, answer.ticket.request.prompt
+            if ticket.request.prompt_logprobs and answer.row == 0 and not ticket.scored:
+                made.append((ticket.number, Token(-1, prompt[0], False)))
+                ticket.scored = 1
+            if not len(places):
+                continue
+            ids = prompt[ticket.scored : ticket.scored + len(places)]
+            found = _log_probabilities(logits[done : done + len(places)], ids, ticket.request.logprobs or 0)
+            made += [(ticket.number, Token(-1, id, False, "", *score)) for id, score in zip(ids, found, strict=True)]
+            done += len(places)
+            ticket.scored += len(places)
+        return made
+
+    def _taken(self, ready, logits):
+        """A token for each answer of `ready`, which stand before the logits (R, V), and for those that join them."""
+        if not ready:
+            return []
+        rows, answers = list(range(len(ready))), list(ready)
+        for row, answer in enumerate(ready):
+            for sibling in self._joined(answer):
+                rows.append(row)
+                answers.append(sibling)
+        if len(answers) > len(ready):
+            logits = logits[torch.tensor(rows, device=logits.device)]
+        samplings = [answer.ticket.request.sampling for answer in answers]
+        numbers = [answer.number() for answer in answers]
+        sampled = sample(logits, samplings, numbers, [answer.tokens for answer in answers]).tolist()
+        if max(sampled) >= self.model.config.vocab_size:
+            for ticket in list(self._tickets):
+                self.cancel(ticket)
+            raise CheckpointError(
+                "the model's logits are not numbers: it has diverged; use an earlier checkpoint of it"
+            )
+        tokens = [answer.take(token) for answer, token in zip(answers, sampled, strict=True)]
+        self._counts["made_tokens"] += len(tokens)
+        tokens = self._with_logprobs(answers, tokens, logits)
+        for answer, token in zip(answers, tokens, strict=True):
+            if token.finish:
+                self._end(answer)
+        return [(answer.ticket.number, token) for answer, token in zip(answers, tokens, strict=True)]
+
+    def _joined(self, first):
+        """The siblings of an answer that has just run their prompt: those that join it now, with its pages. The others
+        wait in the queue."""
+        joined, waiting = [], first.ticket.siblings
+        first.ticket.siblings = []
+        while waiting and len(self._running) < self.most_rows and self._spare(first.cached, first.cached.length + 1):
+            sequence = self.cache.fork(first.cached)
+            if sequence is None:
+                break
+            joined.append(waiting.pop(0))
+            self._run(joined[-1], sequence)
+        for answer in waiting:
+            insort(self._waiting, answer, key=lambda a: a.order)
+        return joined
+
+    def _with_logprobs(self, answers, tokens, logits):
+        """The tokens, with log-probabilities where they were asked for."""
+        wanted = [i for i, answer in enumerate(answers) if answer.ticket.request.logprobs is not None]
+        if not wanted:
+            return tokens
+        count = max(answers[i].ticket.request.logprobs for i in wanted)
+        scores = _log_probabilities(logits[wanted], [tokens[i].id for i in wanted], count)
+        for i, (logprob, top) in zip(wanted, scores, strict=True):
+            tokens[i] = tokens[i]._replace(logprob=logprob, top=top[: answers[i].ticket.request.logprobs])
+        return tokens
+
+    def _end(self, answer):
+        self._leave(answer)
+        answer.ticket.left -= 1
+        if not answer.ticket.left:
+            del self._tickets[answer.ticket.number]
+
+
+def _log_probabilities(logits, ids, count):
+    """For each row of logits (R, V) the log-probability of its id, and the `count` most probable (id, logprob)."""
+    own, values, best = logprobs(logits, torch.tensor(ids, device=logits.device), count)
+    tops = [tuple(zip(*row, strict=True)) for row in zip(best.tolist(), values.tolist(), strict=True)]
+    return list(zip(own.tolist(), tops, strict=True))
+
+
+def cache_room(model, rows: int) -> int:
+    """Tokens that a cache may hold: `rows` whole contexts, or as many as the memory for it takes, but at least one."""
+    c, device = model.config, model.lm_head.weight.device
+    a_token = 2 * c.n_layer * c.n_kv_head * c.head_dim * model.compute_dtype.itemsize
+    memory = CPU_CACHE_BYTES
+    if device.type == "cuda":
+        memory = int(torch.cuda.mem_get_info(device)[0] * GPU_CACHE_SHARE)
+    return max(c.sequence_len, min(rows * c.sequence_len, memory // a_token))
