@@ -13,6 +13,7 @@ from pynanochat.serve.gate import Access, Gate
 from pynanochat.serve.limits import Defaults, Limits
 from pynanochat.serve.pages import Pages
 from pynanochat.serve.server import Server
+from tests.serve.browser import chromium, new_page, page, site, site_of_module  # noqa: F401
 from tests.serve.fakes import FakeEngine
 
 SECONDS = 30  # a test that waits longer hangs

@@ -29,7 +29,16 @@ export class AnswerView {
     this.choose = compared ? this._chooser(title) : null;
     const head = h("header", { class: "answer-head" }, h("span", { class: `chip stage-${name}` }, title), this.choose);
     this.foot = h("footer", { class: "turn-foot" }, this._buttons, this._facts);
-    this.element = h("article", { class: "answer", label: `Answer of ${title}` }, head, this._notices, this._body, this._tokens, this._trouble, this.foot);
+    this.element = h(
+      "article",
+      { class: "answer", label: `Answer of ${title}` },
+      head,
+      this._notices,
+      this._body,
+      this._tokens,
+      this._trouble,
+      this.foot,
+    );
     this._text = new MarkdownView(this._body, { tool: (i) => this._tools[i]?.element });
     this.draw();
   }
@@ -96,7 +105,11 @@ export class AnswerView {
 
   _chooser(title) {
     const label = `Continue from the answer of ${title}`;
-    return h("button", { type: "button", class: "choose", label, on: { click: () => this.actions.choose(this.node.id) } }, "Continue here");
+    return h(
+      "button",
+      { type: "button", class: "choose", label, on: { click: () => this.actions.choose(this.node.id) } },
+      "Continue here",
+    );
   }
 
   showTokens(show) {
@@ -128,12 +141,18 @@ function flowOf(events) {
 function figures({ usage, finish, state }) {
   const found = [];
   if (state === "stopped") found.push(h("span", {}, "stopped"));
-  if (finish === "length") found.push(h("span", { title: "The longest answer or the end of the context is reached" }, "cut off at its longest"));
+  if (finish === "length")
+    found.push(
+      h("span", { title: "The longest answer or the end of the context is reached" }, "cut off at its longest"),
+    );
   if (!usage) return found;
-  if (usage.tokens_per_second > 0) found.push(h("span", {}, `${number(usage.tokens_per_second, usage.tokens_per_second < 10 ? 1 : 0)} tokens/s`));
-  if (usage.ttft_ms >= 0) found.push(h("span", { title: "Time to the first token" }, `${milliseconds(usage.ttft_ms)} to first token`));
+  if (usage.tokens_per_second > 0)
+    found.push(h("span", {}, `${number(usage.tokens_per_second, usage.tokens_per_second < 10 ? 1 : 0)} tokens/s`));
+  if (usage.ttft_ms >= 0)
+    found.push(h("span", { title: "Time to the first token" }, `${milliseconds(usage.ttft_ms)} to first token`));
   if (usage.context > 0) found.push(contextMeter(usage));
-  if (usage.dropped_turns > 0) found.push(h("span", {}, `${usage.dropped_turns} oldest ${usage.dropped_turns === 1 ? "turn" : "turns"} left out`));
+  if (usage.dropped_turns > 0)
+    found.push(h("span", {}, `${usage.dropped_turns} oldest ${usage.dropped_turns === 1 ? "turn" : "turns"} left out`));
   return found;
 }
 
@@ -142,7 +161,12 @@ const milliseconds = (ms) => (ms < 950 ? `${Math.round(ms)} ms` : `${(ms / 1000)
 function contextMeter({ total_tokens: used, context }) {
   const meter = h("span", { class: "meter", "aria-hidden": "true" });
   meter.style.setProperty("--share", String(Math.min(1, used / context)));
-  return h("span", { class: "context", title: "Tokens of the conversation, of those that the model can see" }, meter, `${number(used)} of ${number(context)} context`);
+  return h(
+    "span",
+    { class: "context", title: "Tokens of the conversation, of those that the model can see" },
+    meter,
+    `${number(used)} of ${number(context)} context`,
+  );
 }
 
 const KINDLY = {
@@ -162,7 +186,13 @@ function trouble(node, actions) {
   const click = () => (kind === "key" ? actions.key(node.id) : actions.again(node.id));
   const button = h("button", { type: "button", class: "button", on: { click } }, retry);
   if (retryAfter > 0) countDown(button, retry, retryAfter);
-  return h("div", { class: "trouble", role: "alert" }, icon("warn"), h("div", {}, h("strong", {}, title), h("p", {}, message)), button);
+  return h(
+    "div",
+    { class: "trouble", role: "alert" },
+    icon("warn"),
+    h("div", {}, h("strong", {}, title), h("p", {}, message)),
+    button,
+  );
 }
 
 function countDown(button, label, seconds) {

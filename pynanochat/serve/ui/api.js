@@ -70,7 +70,10 @@ export async function chat(body, { signal, onChunk }) {
     }
   } catch (error) {
     if (error.name === "AbortError" || error instanceof ApiError) throw error;
-    throw new ApiError("broken", navigator.onLine ? "The connection broke before the answer ended." : "You went offline.");
+    throw new ApiError(
+      "broken",
+      navigator.onLine ? "The connection broke before the answer ended." : "You went offline.",
+    );
   } finally {
     reader.cancel().catch(() => {});
   }
@@ -83,7 +86,8 @@ function readChunk(data) {
   } catch {
     throw new ApiError("broken", "The server sent something that is not an answer.");
   }
-  if (chunk?.error) throw new ApiError("broken", String(chunk.error.message ?? "The engine stopped."), { code: chunk.error.code });
+  if (chunk?.error)
+    throw new ApiError("broken", String(chunk.error.message ?? "The engine stopped."), { code: chunk.error.code });
   return chunk;
 }
 
@@ -118,7 +122,12 @@ async function refusal(response) {
   }
   const { status } = response;
   const kinds = { 401: "key", 403: "key", 408: "busy", 429: "busy", 502: "starting", 503: "starting", 504: "starting" };
-  const kind = error.code === "context_length_exceeded" ? "long" : (kinds[status] ?? (status >= 500 ? "broken" : "refused"));
+  const kind =
+    error.code === "context_length_exceeded" ? "long" : (kinds[status] ?? (status >= 500 ? "broken" : "refused"));
   const retryAfter = Math.min(120, Math.max(0, Number(response.headers.get("Retry-After")) || 0));
-  return new ApiError(kind, String(error.message ?? `The server answered with status ${status}.`), { status, retryAfter, code: error.code });
+  return new ApiError(kind, String(error.message ?? `The server answered with status ${status}.`), {
+    status,
+    retryAfter,
+    code: error.code,
+  });
 }

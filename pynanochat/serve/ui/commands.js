@@ -10,7 +10,8 @@ const sampling = (command, name, what) => ({
   run(app, argument) {
     const [low, high] = app.settings.range(name);
     const value = Number(argument.replace(",", "."));
-    if (!argument || !Number.isFinite(value) || value < low || value > high) throw new Error(`/${command} takes a number from ${low} to ${high}.`);
+    if (!argument || !Number.isFinite(value) || value < low || value > high)
+      throw new Error(`/${command} takes a number from ${low} to ${high}.`);
     const { label } = SAMPLING.find((one) => one.name === name);
     return `${label} is ${app.settings.set(name, value)} now.`;
   },
@@ -43,13 +44,22 @@ const COMMANDS = [
       return `${title} answers now.`;
     },
   },
-  { name: "compare", what: "all stages answer side by side, or one again", run: (app) => (app.toggleCompare() ? "All stages answer side by side now." : "One stage answers now.") },
+  {
+    name: "compare",
+    what: "all stages answer side by side, or one again",
+    run: (app) => (app.toggleCompare() ? "All stages answer side by side now." : "One stage answers now."),
+  },
   { name: "tokens", what: "show the last answer's tokens by probability", run: (app) => app.showTokens() },
-  { name: "theme", argument: "light, dark or auto", what: "colours of the page", run: (_, argument) => {
-    if (!["light", "dark", "auto"].includes(argument)) throw new Error("/theme takes light, dark or auto.");
-    setTheme(argument);
-    return "";
-  } },
+  {
+    name: "theme",
+    argument: "light, dark or auto",
+    what: "colours of the page",
+    run: (_, argument) => {
+      if (!["light", "dark", "auto"].includes(argument)) throw new Error("/theme takes light, dark or auto.");
+      setTheme(argument);
+      return "";
+    },
+  },
   { name: "export", what: "save this conversation as a file", run: (app) => app.exportOne() },
   { name: "clear", what: "begin anew; this conversation stays in the list", run: (app) => app.newChat() },
   { name: "help", what: "commands and keys", run: (app) => app.help() },

@@ -57,7 +57,10 @@ export class Composer {
     const text = this.area.value.trim();
     if (!text || this.busy) return;
     if (/^\/[a-z]+(\s|$)/i.test(text)) return this._command(text);
-    if (text.length > this._most()) return toast(`This message has ${number(text.length)} characters; the server takes ${number(this._most())}.`, { bad: true });
+    if (text.length > this._most())
+      return toast(`This message has ${number(text.length)} characters; the server takes ${number(this._most())}.`, {
+        bad: true,
+      });
     if (this.app.send(text)) this.text = "";
     return undefined;
   }
@@ -103,8 +106,18 @@ export class Composer {
       event.preventDefault();
       this._take(command);
     };
-    const name = h("span", { class: "command-name" }, `/${command.name}`, command.argument ? h("i", {}, ` ${command.argument}`) : "");
-    return h("li", { role: "option", id: `command-${i}`, "aria-selected": "false", on: { pointerdown } }, name, h("span", { class: "command-what" }, command.what));
+    const name = h(
+      "span",
+      { class: "command-name" },
+      `/${command.name}`,
+      command.argument ? h("i", {}, ` ${command.argument}`) : "",
+    );
+    return h(
+      "li",
+      { role: "option", id: `command-${i}`, "aria-selected": "false", on: { pointerdown } },
+      name,
+      h("span", { class: "command-what" }, command.what),
+    );
   }
 
   _mark() {
@@ -140,7 +153,8 @@ export class Composer {
     if (by) {
       this._selected = (this._selected + by + this._found.length) % this._found.length;
       this._mark();
-    } else if (event.key === "Tab" && !event.shiftKey) this.text = `/${this._found[this._selected].name}${this._found[this._selected].argument ? " " : ""}`;
+    } else if (event.key === "Tab" && !event.shiftKey)
+      this.text = `/${this._found[this._selected].name}${this._found[this._selected].argument ? " " : ""}`;
     else if (event.key === "Enter" && !event.shiftKey) this._take(this._found[this._selected]);
     else return false;
     event.preventDefault();

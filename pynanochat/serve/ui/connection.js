@@ -24,8 +24,10 @@ export class Connection {
         this._meet(models.data ?? [], stats);
         return;
       } catch (error) {
-        if (error.kind === "key" && !(await askKey())) return this._say("This server wants a key.", "Enter key", () => this.connect());
-        if (error.kind !== "key") this._say(error.kind === "starting" ? "The model is getting ready…" : `${error.message} Trying again…`);
+        if (error.kind === "key" && !(await askKey()))
+          return this._say("This server wants a key.", "Enter key", () => this.connect());
+        if (error.kind !== "key")
+          this._say(error.kind === "starting" ? "The model is getting ready…" : `${error.message} Trying again…`);
       }
       await new Promise((resolve) => setTimeout(resolve, wait));
     }

@@ -17,7 +17,12 @@ const KEYS = [
 function dialog(title, ...content) {
   const id = `dialog-${title.replace(/\W+/g, "-").toLowerCase()}`;
   const close = iconButton("close", "Close", () => element.close());
-  const element = h("dialog", { "aria-labelledby": id }, h("div", { class: "dialog-head" }, h("h2", { id }, title), close), ...content);
+  const element = h(
+    "dialog",
+    { "aria-labelledby": id },
+    h("div", { class: "dialog-head" }, h("h2", { id }, title), close),
+    ...content,
+  );
   element.addEventListener("click", (event) => event.target === element && element.close());
   element.addEventListener("close", () => element.remove());
   document.body.append(element);
@@ -27,9 +32,21 @@ function dialog(title, ...content) {
 
 export function showHelp() {
   const keys = KEYS.flatMap(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)]);
-  const list = commands().flatMap(({ name, argument, what }) => [h("dt", {}, h("code", {}, `/${name}`), argument ? h("i", {}, ` ${argument}`) : ""), h("dd", {}, what)]);
-  const branches = "Editing a message or answering again begins a branch. Nothing is lost: the arrows below a turn lead to its other branches.";
-  dialog("Help", h("h3", {}, "Keys"), h("dl", { class: "pairs" }, ...keys), h("h3", {}, "Commands"), h("dl", { class: "pairs" }, ...list), h("h3", {}, "Branches"), h("p", {}, branches));
+  const list = commands().flatMap(({ name, argument, what }) => [
+    h("dt", {}, h("code", {}, `/${name}`), argument ? h("i", {}, ` ${argument}`) : ""),
+    h("dd", {}, what),
+  ]);
+  const branches =
+    "Editing a message or answering again begins a branch. Nothing is lost: the arrows below a turn lead to its other branches.";
+  dialog(
+    "Help",
+    h("h3", {}, "Keys"),
+    h("dl", { class: "pairs" }, ...keys),
+    h("h3", {}, "Commands"),
+    h("dl", { class: "pairs" }, ...list),
+    h("h3", {}, "Branches"),
+    h("p", {}, branches),
+  );
 }
 
 // Ask for the server's key; resolves true once one is given, false where the reader leaves.

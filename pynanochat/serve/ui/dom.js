@@ -5,7 +5,14 @@ const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {
   plus: ["M12 5v14", "M5 12h14"],
   menu: ["M4 7h16", "M4 12h16", "M4 17h10"],
-  sliders: ["M4 8h10", "M18 8h2", "M14 8a2 2 0 1 0 4 0a2 2 0 1 0 -4 0", "M4 16h2", "M10 16h10", "M6 16a2 2 0 1 0 4 0a2 2 0 1 0 -4 0"],
+  sliders: [
+    "M4 8h10",
+    "M18 8h2",
+    "M14 8a2 2 0 1 0 4 0a2 2 0 1 0 -4 0",
+    "M4 16h2",
+    "M10 16h10",
+    "M6 16a2 2 0 1 0 4 0a2 2 0 1 0 -4 0",
+  ],
   columns: ["M5 5h14v14h-14z", "M12 5v14"],
   send: ["M12 19v-14", "M6 11l6 -6l6 6"],
   stop: ["M8 8h8v8h-8z"],
@@ -21,7 +28,17 @@ const ICONS = {
   trash: ["M5 7h14", "M10 7v-2h4v2", "M7 7l1 12h8l1 -12"],
   download: ["M12 4v11", "M7 11l5 5l5 -5", "M5 20h14"],
   upload: ["M12 16v-11", "M7 9l5 -5l5 5", "M5 20h14"],
-  sun: ["M8 12a4 4 0 1 0 8 0a4 4 0 1 0 -8 0", "M12 3v2", "M12 19v2", "M3 12h2", "M19 12h2", "M5.6 5.6l1.4 1.4", "M17 17l1.4 1.4", "M5.6 18.4l1.4 -1.4", "M17 7l1.4 -1.4"],
+  sun: [
+    "M8 12a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
+    "M12 3v2",
+    "M12 19v2",
+    "M3 12h2",
+    "M19 12h2",
+    "M5.6 5.6l1.4 1.4",
+    "M17 17l1.4 1.4",
+    "M5.6 18.4l1.4 -1.4",
+    "M17 7l1.4 -1.4",
+  ],
   moon: ["M19 14.5a7.5 7.5 0 1 1 -9.5 -9.5a6 6 0 0 0 9.5 9.5z"],
   auto: ["M4 12a8 8 0 1 0 16 0a8 8 0 1 0 -16 0", "M12 4v16", "M12 8l5.5 -1.5", "M12 12h8", "M12 16l5.5 1.5"],
   chart: ["M4 4v16h16", "M7 15l4 -5l3 3l5 -7"],
@@ -70,7 +87,11 @@ export function svg(tag, attributes = {}, ...children) {
 
 // A button that shows an icon alone; its name is read out and shown as a tooltip.
 export function iconButton(name, label, click, extra = {}) {
-  return h("button", { type: "button", class: "icon-button", label, title: label, ...extra, on: { click } }, icon(name));
+  return h(
+    "button",
+    { type: "button", class: "icon-button", label, title: label, ...extra, on: { click } },
+    icon(name),
+  );
 }
 
 export function swapIcon(button, name) {

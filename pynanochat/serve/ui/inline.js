@@ -115,7 +115,9 @@ const READERS = {
   },
   [TOOL](source, at) {
     const found = /^\ufffc(\d{1,6})\ufffc/.exec(source.slice(at, at + 8));
-    return found ? { node: { t: "tool", i: Number(found[1]) }, end: at + found[0].length } : { text: "\ufffd", end: at + 1 };
+    return found
+      ? { node: { t: "tool", i: Number(found[1]) }, end: at + found[0].length }
+      : { text: "\ufffd", end: at + 1 };
   },
 };
 
@@ -161,7 +163,10 @@ function emphasize(items, live) {
 }
 
 function closeAtEnd(items, openers) {
-  for (const from of Object.values(openers).flat().sort((a, b) => b - a).slice(0, 3)) {
+  for (const from of Object.values(openers)
+    .flat()
+    .sort((a, b) => b - a)
+    .slice(0, 3)) {
     const { mark, length } = items[from];
     const rest = items.slice(from + 1).map(unmark);
     if (!rest.length || mark === "~") continue;
@@ -183,7 +188,11 @@ function merge(items) {
 }
 
 function withoutLinks(nodes) {
-  return merge(nodes.flatMap((node) => (node.t === "a" ? withoutLinks(node.c) : node.c ? [{ ...node, c: withoutLinks(node.c) }] : [node])));
+  return merge(
+    nodes.flatMap((node) =>
+      node.t === "a" ? withoutLinks(node.c) : node.c ? [{ ...node, c: withoutLinks(node.c) }] : [node],
+    ),
+  );
 }
 
 function runAt(source, at) {

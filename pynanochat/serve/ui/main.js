@@ -39,7 +39,8 @@ class App {
 
   async start() {
     await this.library.refresh();
-    if (!this.library.lasting) toast("This browser keeps no data for this page: conversations last until it is closed.");
+    if (!this.library.lasting)
+      toast("This browser keeps no data for this page: conversations last until it is closed.");
     await this.open(decodeURIComponent(location.hash.slice(1)), true);
     this.composer.area.focus();
     await this.connection.connect();
@@ -115,7 +116,8 @@ class App {
     if (!node) this._show();
     else this.thread.update(node);
     this.composer.setBusy(this.talk.running(this.current));
-    if (node && node.state !== "running") announce(node.error ? node.error.message : `${stageTitle(node.model).title}: ${plainText(node)}`);
+    if (node && node.state !== "running")
+      announce(node.error ? node.error.message : `${stageTitle(node.model).title}: ${plainText(node)}`);
   }
 
   _show() {
@@ -188,7 +190,17 @@ class App {
       this.send(text);
       this.composer.area.focus();
     };
-    const card = ({ kind, text }) => h("li", {}, h("button", { type: "button", class: "prompt", on: { click: () => choose(text) } }, h("span", { class: "prompt-kind" }, kind), h("span", {}, text)));
+    const card = ({ kind, text }) =>
+      h(
+        "li",
+        {},
+        h(
+          "button",
+          { type: "button", class: "prompt", on: { click: () => choose(text) } },
+          h("span", { class: "prompt-kind" }, kind),
+          h("span", {}, text),
+        ),
+      );
     $("#prompts").replaceChildren(...promptsFor(stats).map(card));
     $("#run-name").textContent = stats.run ?? "";
     $("#foot-note").textContent = stats.run ? `A small model of the run “${stats.run}”. It is often wrong.` : "";
@@ -240,7 +252,9 @@ class App {
 
   _toggleDrawer() {
     const narrow = window.matchMedia("(max-width: 860px)").matches;
-    const open = narrow ? document.body.classList.toggle("drawer-open") : !document.body.classList.toggle("sidebar-closed");
+    const open = narrow
+      ? document.body.classList.toggle("drawer-open")
+      : !document.body.classList.toggle("sidebar-closed");
     $("#menu").setAttribute("aria-expanded", String(open));
     if (open && narrow) $("#new").focus();
   }
@@ -271,7 +285,9 @@ class App {
   }
 
   _focusSearch() {
-    const hidden = window.matchMedia("(max-width: 860px)").matches ? !document.body.classList.contains("drawer-open") : document.body.classList.contains("sidebar-closed");
+    const hidden = window.matchMedia("(max-width: 860px)").matches
+      ? !document.body.classList.contains("drawer-open")
+      : document.body.classList.contains("sidebar-closed");
     if (hidden) this._toggleDrawer();
     this.sidebar.query.focus();
   }

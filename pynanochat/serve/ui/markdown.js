@@ -28,7 +28,9 @@ export function parseBlocks(text, live = false, depth = 0) {
       i += 1;
       continue;
     }
-    const read = (depth < MOST_DEPTH ? NESTED : []).concat(LEAVES).reduce((got, one) => got ?? one(lines, i, live, depth), null);
+    const read = (depth < MOST_DEPTH ? NESTED : [])
+      .concat(LEAVES)
+      .reduce((got, one) => got ?? one(lines, i, live, depth), null);
     blocks.push({ ...read.block, at: starts[i] });
     i = read.next;
   }
@@ -51,7 +53,10 @@ function readFence(lines, from) {
 function readHeading(lines, i, live) {
   const found = HEADING.exec(lines[i]);
   if (!found) return null;
-  return { block: { t: "h", n: found[1].length, c: parseInline(found[2] ?? "", live && i === lines.length - 1) }, next: i + 1 };
+  return {
+    block: { t: "h", n: found[1].length, c: parseInline(found[2] ?? "", live && i === lines.length - 1) },
+    next: i + 1,
+  };
 }
 
 const readRule = (lines, i) => (RULE.test(lines[i]) ? { block: { t: "hr" }, next: i + 1 } : null);
@@ -90,7 +95,8 @@ function readList(lines, from, live, depth) {
       }
       const indent = line.match(/^ */)[0].length;
       if (indent >= width) inner.push(line.slice(width));
-      else if (indent >= 2 && ITEM.test(line.slice(2))) inner.push(line.slice(2)); // two spaces nest, as most write it
+      else if (indent >= 2 && ITEM.test(line.slice(2)))
+        inner.push(line.slice(2)); // two spaces nest, as most write it
       else if (!blank && !beginsBlock(line)) inner.push(line.trimStart());
       else break;
       loose ||= blank && inner.length > 1 && indent < width + 2;
@@ -101,7 +107,10 @@ function readList(lines, from, live, depth) {
     items.push(listItem(inner, live && i >= lines.length, depth));
   }
   const ordered = /\d/.test(first[2]);
-  return { block: { t: "list", ordered, start: ordered ? Number.parseInt(first[2], 10) : 1, tight: !loose, c: items }, next: i };
+  return {
+    block: { t: "list", ordered, start: ordered ? Number.parseInt(first[2], 10) : 1, tight: !loose, c: items },
+    next: i,
+  };
 }
 
 function listItem(lines, live, depth) {
@@ -116,19 +125,29 @@ function readTable(lines, from, live) {
   const head = cells(lines[from]);
   const separator = lines[from + 1];
   // While it is written, a row of its own that opens with a bar is taken for a table's head.
-  const forming = live && /^ {0,3}\|/.test(lines[from]) && from + 2 >= lines.length && /^[ |:-]*$/.test(separator ?? "");
-  if (!forming && !(separator !== undefined && SEPARATOR.test(separator) && cells(separator).length === head.length)) return null;
+  const forming =
+    live && /^ {0,3}\|/.test(lines[from]) && from + 2 >= lines.length && /^[ |:-]*$/.test(separator ?? "");
+  if (!forming && !(separator !== undefined && SEPARATOR.test(separator) && cells(separator).length === head.length))
+    return null;
   if (head.length > MOST_COLUMNS) return null;
-  const align = cells(separator ?? "").map((c) => (/^:-*:$/.test(c) ? "center" : /-:$/.test(c) ? "right" : /^:/.test(c) ? "left" : ""));
+  const align = cells(separator ?? "").map((c) =>
+    /^:-*:$/.test(c) ? "center" : /-:$/.test(c) ? "right" : /^:/.test(c) ? "left" : "",
+  );
   const rows = [];
   let i = Math.min(from + 2, lines.length);
   for (; i < lines.length && lines[i].trim() && !beginsBlock(lines[i]); i++) rows.push(cells(lines[i]));
   const inline = (row) => head.map((_, k) => parseInline(row[k] ?? "", live));
-  return { block: { t: "table", align: head.map((_, k) => align[k] ?? ""), head: inline(head), rows: rows.map(inline) }, next: i };
+  return {
+    block: { t: "table", align: head.map((_, k) => align[k] ?? ""), head: inline(head), rows: rows.map(inline) },
+    next: i,
+  };
 }
 
 function cells(line) {
-  const inner = line.trim().replace(/^\|/, "").replace(/(^|[^\\])\|$/, "$1");
+  const inner = line
+    .trim()
+    .replace(/^\|/, "")
+    .replace(/(^|[^\\])\|$/, "$1");
   const result = [""];
   let code = false;
   for (let i = 0; i < inner.length; i++) {
@@ -143,16 +162,22 @@ function cells(line) {
 function readParagraph(lines, from, live, depth) {
   let i = from + 1;
   while (i < lines.length && lines[i].trim() && !interrupts(lines, i, live)) i += 1;
-  const text = lines.slice(from, i).map((line) => line.trimStart()).join("\n").trimEnd();
+  const text = lines
+    .slice(from, i)
+    .map((line) => line.trimStart())
+    .join("\n")
+    .trimEnd();
   return { block: { t: "p", c: parseInline(text, live && i === lines.length, depth) }, next: i };
 }
 
-const beginsBlock = (line) => FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
+const beginsBlock = (line) =>
+  FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
 
 // A paragraph is interrupted by any block but an empty list item, and by a numbered list only if that begins at 1.
 function interrupts(lines, i, live) {
   const item = ITEM.exec(lines[i]);
-  if (item && !RULE.test(lines[i])) return item[3] !== undefined && (!/\d/.test(item[2]) || Number.parseInt(item[2], 10) === 1);
+  if (item && !RULE.test(lines[i]))
+    return item[3] !== undefined && (!/\d/.test(item[2]) || Number.parseInt(item[2], 10) === 1);
   return beginsBlock(lines[i]) || readTable(lines, i, live && /^ {0,3}\|/.test(lines[i])) !== null;
 }
 

@@ -10,7 +10,12 @@ export class ModelPicker {
     this.talk = talk;
     this.settings = settings;
     this._choices = h("fieldset", { class: "stages" });
-    this._compare = h("button", { type: "button", class: "compare-button", title: "All stages answer at once" }, icon("columns"), h("span", {}, "Side by side"));
+    this._compare = h(
+      "button",
+      { type: "button", class: "compare-button", title: "All stages answer at once" },
+      icon("columns"),
+      h("span", {}, "Side by side"),
+    );
     this._compare.addEventListener("click", () => settings.choose("compare", !settings.choice("compare")));
     element.append(this._choices, this._compare);
     settings.addEventListener("change", () => this.show());
@@ -35,6 +40,11 @@ export class ModelPicker {
     const { name, title } = stageTitle(id);
     const input = h("input", { type: "radio", name: "stage", value: id, class: "offscreen" });
     input.addEventListener("change", () => this.settings.choose("model", id));
-    return h("label", { class: `stage stage-${name}`, title: `${title} ${HINTS[name] ?? ""}`.trim() }, input, h("span", {}, title));
+    return h(
+      "label",
+      { class: `stage stage-${name}`, title: `${title} ${HINTS[name] ?? ""}`.trim() },
+      input,
+      h("span", {}, title),
+    );
   }
 }

@@ -8,13 +8,40 @@ export class Panel {
     this.element = element;
     this.settings = settings;
     this._rows = SAMPLING.map((one) => this._row(one));
-    this._seed = h("input", { type: "number", id: "seed", min: 0, max: 999999999, step: 1, placeholder: "none", inputmode: "numeric", "aria-describedby": "seed-help" });
-    this._seed.addEventListener("change", () => settings.choose("seed", /^\d{1,9}$/.test(this._seed.value) ? this._seed.value : ""));
+    this._seed = h("input", {
+      type: "number",
+      id: "seed",
+      min: 0,
+      max: 999999999,
+      step: 1,
+      placeholder: "none",
+      inputmode: "numeric",
+      "aria-describedby": "seed-help",
+    });
+    this._seed.addEventListener("change", () =>
+      settings.choose("seed", /^\d{1,9}$/.test(this._seed.value) ? this._seed.value : ""),
+    );
     this._tools = switchRow("tools", "Calculator", "Let the model compute with its tool.", settings);
-    this._tokens = switchRow("tokens", "Token probabilities", "Keep them with each answer, to look at later.", settings);
-    this._reset = h("button", { type: "button", class: "button", on: { click: () => settings.reset() } }, "Back to the server's settings");
-    const seedRow = h("div", { class: "setting" }, h("div", { class: "setting-head" }, h("label", { for: "seed" }, "Seed"), this._seed), h("p", { id: "seed-help" }, "The same seed gives the same answers."));
-    element.querySelector(".panel-body").append(...this._rows.map((row) => row.element), seedRow, this._tools.element, this._tokens.element, this._reset);
+    this._tokens = switchRow(
+      "tokens",
+      "Token probabilities",
+      "Keep them with each answer, to look at later.",
+      settings,
+    );
+    this._reset = h(
+      "button",
+      { type: "button", class: "button", on: { click: () => settings.reset() } },
+      "Back to the server's settings",
+    );
+    const seedRow = h(
+      "div",
+      { class: "setting" },
+      h("div", { class: "setting-head" }, h("label", { for: "seed" }, "Seed"), this._seed),
+      h("p", { id: "seed-help" }, "The same seed gives the same answers."),
+    );
+    element
+      .querySelector(".panel-body")
+      .append(...this._rows.map((row) => row.element), seedRow, this._tools.element, this._tokens.element, this._reset);
     settings.addEventListener("change", () => this.show());
     this.show();
   }
@@ -28,7 +55,13 @@ export class Panel {
   }
 
   _row({ name, label, help, range, slider, step }) {
-    const field = h("input", { type: "number", id: name, step, inputmode: "decimal", "aria-describedby": `${name}-help` });
+    const field = h("input", {
+      type: "number",
+      id: name,
+      step,
+      inputmode: "decimal",
+      "aria-describedby": `${name}-help`,
+    });
     const track = h("input", { type: "range", step, label: `${label}, slider` });
     const ends = [h("span"), h("span")];
     field.addEventListener("change", () => {
@@ -55,8 +88,18 @@ export class Panel {
 }
 
 function switchRow(name, label, help, settings) {
-  const box = h("input", { type: "checkbox", role: "switch", id: `switch-${name}`, "aria-describedby": `switch-${name}-help` });
+  const box = h("input", {
+    type: "checkbox",
+    role: "switch",
+    id: `switch-${name}`,
+    "aria-describedby": `switch-${name}-help`,
+  });
   box.addEventListener("change", () => settings.choose(name, box.checked));
-  const element = h("div", { class: "setting" }, h("div", { class: "setting-head" }, h("label", { for: box.id }, label), box), h("p", { id: `switch-${name}-help` }, help));
+  const element = h(
+    "div",
+    { class: "setting" },
+    h("div", { class: "setting-head" }, h("label", { for: box.id }, label), box),
+    h("p", { id: `switch-${name}-help` }, help),
+  );
   return { element, show: () => (box.checked = settings.choice(name)) };
 }

@@ -9,10 +9,21 @@ export class Plot {
   constructor(spec, onStep) {
     this.spec = spec;
     this.onStep = onStep;
-    this._picture = svg("svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, class: "plot", role: "img", tabindex: "0" });
+    this._picture = svg("svg", {
+      viewBox: `0 0 ${SIZE.width} ${SIZE.height}`,
+      class: "plot",
+      role: "img",
+      tabindex: "0",
+    });
     this._read = h("span", { class: "plot-read" });
     this._legend = h("ul", { class: "plot-legend" });
-    const head = h("figcaption", {}, h("span", { class: "plot-title" }, spec.title), h("span", { class: "plot-unit" }, spec.unit), this._read);
+    const head = h(
+      "figcaption",
+      {},
+      h("span", { class: "plot-title" }, spec.title),
+      h("span", { class: "plot-unit" }, spec.unit),
+      this._read,
+    );
     this.element = h("figure", { class: "plot-card" }, head, this._legend, this._picture);
     this._picture.addEventListener("pointermove", (event) => onStep(this._stepAt(event.clientX)));
     this._picture.addEventListener("pointerleave", () => onStep(null));
@@ -48,7 +59,9 @@ export class Plot {
     if (values.length > 1) [...this._legend.children].forEach((item, i) => (item.lastChild.textContent = values[i]));
     if (step === null) return this._marker.replaceChildren();
     const at = this.x(near[0].point[0]);
-    const dots = near.map(({ one, point }) => svg("circle", { cx: this.x(point[0]), cy: this.y(point[1]), r: 4, class: `dot ${one.colour}` }));
+    const dots = near.map(({ one, point }) =>
+      svg("circle", { cx: this.x(point[0]), cy: this.y(point[1]), r: 4, class: `dot ${one.colour}` }),
+    );
     const line = svg("line", { x1: at, x2: at, y1: SIZE.top, y2: SIZE.height - SIZE.bottom });
     return this._marker.replaceChildren(line, ...dots);
   }
@@ -61,16 +74,27 @@ export class Plot {
         svg("text", { x: SIZE.left - 8, y: at + 4, class: "tick end" }, this.spec.format(value)),
       ];
     });
-    const x = ticks(...this.x.domain, 5).map((value) => svg("text", { x: this.x(value), y: SIZE.height - 7, class: "tick middle" }, value.toLocaleString("en-US")));
+    const x = ticks(...this.x.domain, 5).map((value) =>
+      svg("text", { x: this.x(value), y: SIZE.height - 7, class: "tick middle" }, value.toLocaleString("en-US")),
+    );
     return [...y.flat(), ...x];
   }
 
   _curve({ points, colour, faint, dots }) {
     const clamp = (value) => Math.min(SIZE.height - SIZE.bottom, Math.max(SIZE.top, value));
-    const d = points.map(([step, value], i) => `${i ? "L" : "M"}${this.x(step).toFixed(1)} ${clamp(this.y(value)).toFixed(1)}`).join("");
+    const d = points
+      .map(([step, value], i) => `${i ? "L" : "M"}${this.x(step).toFixed(1)} ${clamp(this.y(value)).toFixed(1)}`)
+      .join("");
     const path = svg("path", { d, class: `curve ${colour}${faint ? " faint" : ""}` });
     if (!dots || points.length > 40) return path;
-    return svg("g", {}, path, ...points.map(([step, value]) => svg("circle", { cx: this.x(step), cy: this.y(value), r: 3, class: `dot ${colour}` })));
+    return svg(
+      "g",
+      {},
+      path,
+      ...points.map(([step, value]) =>
+        svg("circle", { cx: this.x(step), cy: this.y(value), r: 3, class: `dot ${colour}` }),
+      ),
+    );
   }
 
   _drawLegend() {
@@ -80,7 +104,12 @@ export class Plot {
   }
 
   _summary() {
-    const parts = this.series.filter((one) => !one.faint).map(({ name, points }) => `${name} from ${this.spec.format(points[0][1])} at step ${points[0][0]} to ${this.spec.format(points.at(-1)[1])} at step ${points.at(-1)[0]}`);
+    const parts = this.series
+      .filter((one) => !one.faint)
+      .map(
+        ({ name, points }) =>
+          `${name} from ${this.spec.format(points[0][1])} at step ${points[0][0]} to ${this.spec.format(points.at(-1)[1])} at step ${points.at(-1)[0]}`,
+      );
     return `${this.spec.title}: ${parts.join("; ")}. Arrow keys read single steps.`;
   }
 
@@ -92,7 +121,8 @@ export class Plot {
   _key(event) {
     const points = this.series?.find((one) => !one.faint)?.points ?? [];
     if (!points.length) return;
-    const at = this._step === null || this._step === undefined ? points.length - 1 : points.indexOf(nearest(points, this._step));
+    const at =
+      this._step === null || this._step === undefined ? points.length - 1 : points.indexOf(nearest(points, this._step));
     const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: points.length - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
@@ -107,7 +137,12 @@ export function smooth(points, weight = 0.12) {
 }
 
 // Without the first steps of a long series, whose losses would flatten all that follows.
-const trimmed = ({ points, faint }) => (points.length > 60 && !faint ? points.slice(Math.floor(points.length / 50)) : faint ? points.slice(Math.floor(points.length / 25)) : points);
+const trimmed = ({ points, faint }) =>
+  points.length > 60 && !faint
+    ? points.slice(Math.floor(points.length / 50))
+    : faint
+      ? points.slice(Math.floor(points.length / 25))
+      : points;
 
 function padded(low, high, fromZero) {
   if (fromZero) return [0, high * 1.08 || 1];
@@ -119,7 +154,8 @@ function scale(low, high, from, to) {
   const span = high - low || 1;
   const at = (value) => from + ((value - low) / span) * (to - from);
   at.domain = [low, high];
-  at.invert = (place) => low + ((Math.min(Math.max(place, Math.min(from, to)), Math.max(from, to)) - from) / (to - from)) * span;
+  at.invert = (place) =>
+    low + ((Math.min(Math.max(place, Math.min(from, to)), Math.max(from, to)) - from) / (to - from)) * span;
   return at;
 }
 
@@ -128,7 +164,8 @@ export function ticks(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((by) => by * power).find((one) => one >= rough);
   const found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) found.push(Number(value.toPrecision(12)));
+  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step)
+    found.push(Number(value.toPrecision(12)));
   return found;
 }
 

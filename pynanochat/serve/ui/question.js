@@ -8,7 +8,9 @@ export class QuestionView {
     this.node = node;
     this.actions = actions;
     this._bubble = h("div", { class: "bubble" }, node.text);
-    const copy = iconButton("copy", "Copy message", () => copyText(node.text).then(() => flash(copy, "check", "Copied")));
+    const copy = iconButton("copy", "Copy message", () =>
+      copyText(node.text).then(() => flash(copy, "check", "Copied")),
+    );
     this._edit = iconButton("edit", "Edit message", () => this.edit());
     this.foot = h("footer", { class: "turn-foot" }, h("span", { class: "actions" }, copy, this._edit));
     this.element = h("article", { class: "question", label: "Your message" }, this._bubble, this.foot);
@@ -16,7 +18,11 @@ export class QuestionView {
 
   edit() {
     if (this._form) return;
-    const area = h("textarea", { class: "edit-area", label: "Edit message", rows: Math.min(12, this.node.text.split("\n").length + 1) });
+    const area = h("textarea", {
+      class: "edit-area",
+      label: "Edit message",
+      rows: Math.min(12, this.node.text.split("\n").length + 1),
+    });
     area.value = this.node.text;
     const send = () => {
       if (!area.value.trim()) return;

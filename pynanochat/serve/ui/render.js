@@ -77,7 +77,8 @@ const setText = (target, before, after) => {
   else target.data = after;
 };
 
-const isResult = (node) => node.n === 4 && node.c.length === 1 && node.c[0].t === "text" && /^[-+$\d.,/ %]+$/.test(node.c[0].s);
+const isResult = (node) =>
+  node.n === 4 && node.c.length === 1 && node.c[0].t === "text" && /^[-+$\d.,/ %]+$/.test(node.c[0].s);
 
 const KINDS = {
   text: {
@@ -104,23 +105,42 @@ const KINDS = {
   ),
   p: simple("p"),
   h: inside(
-    (node) => ({ element: h(`h${Math.min(6, node.n + 2)}`, { class: isResult(node) ? "final-result" : `md-h${node.n}` }) }),
+    (node) => ({
+      element: h(`h${Math.min(6, node.n + 2)}`, { class: isResult(node) ? "final-result" : `md-h${node.n}` }),
+    }),
     (a, b) => a.t === b.t && a.n === b.n && isResult(a) === isResult(b),
   ),
   quote: simple("blockquote"),
   list: inside(
-    (node) => ({ element: h(node.ordered ? "ol" : "ul", { start: node.ordered && node.start !== 1 ? node.start : null, class: node.tight ? "tight" : null }) }),
+    (node) => ({
+      element: h(node.ordered ? "ol" : "ul", {
+        start: node.ordered && node.start !== 1 ? node.start : null,
+        class: node.tight ? "tight" : null,
+      }),
+    }),
     (a, b) => a.t === b.t && a.ordered === b.ordered && a.start === b.start && a.tight === b.tight,
   ),
   item: inside(
     (node) => {
       if (node.done === undefined) return { element: h("li") };
       const body = h("div");
-      return { element: h("li", { class: "task" }, h("span", { role: "img", label: node.done ? "done" : "to do" }, node.done ? "☑" : "☐"), body), body };
+      return {
+        element: h(
+          "li",
+          { class: "task" },
+          h("span", { role: "img", label: node.done ? "done" : "to do" }, node.done ? "☑" : "☐"),
+          body,
+        ),
+        body,
+      };
     },
     (a, b) => a.t === b.t && a.done === b.done,
   ),
-  table: { make: makeTable, same: (a, b) => a.t === b.t && JSON.stringify([a.align, a.head]) === JSON.stringify([b.align, b.head]), change: changeTable },
+  table: {
+    make: makeTable,
+    same: (a, b) => a.t === b.t && JSON.stringify([a.align, a.head]) === JSON.stringify([b.align, b.head]),
+    change: changeTable,
+  },
   tool: {
     make: (node, view) => ({ element: view.tool?.(node.i) ?? document.createTextNode("") }),
     same: (a, b) => a.t === b.t && a.i === b.i,
@@ -140,13 +160,21 @@ function codeBlock(node) {
   const label = h("span", { class: "code-lang" }, node.lang || "text");
   const copy = iconButton("copy", "Copy code", () => copyText(text.data).then(() => flash(copy, "check", "Copied")));
   const pre = h("pre", { tabindex: "0", label: "Code" }, h("code", {}, text));
-  return { element: h("div", { class: "code-block" }, h("div", { class: "code-head" }, label, copy), pre), text, label };
+  return {
+    element: h("div", { class: "code-block" }, h("div", { class: "code-head" }, label, copy), pre),
+    text,
+    label,
+  };
 }
 
 function makeTable(node, view) {
   const head = h("tr");
   const body = h("tbody");
-  const element = h("div", { class: "table-wrap", tabindex: "0", role: "region", label: "Table" }, h("table", {}, h("thead", {}, head), body));
+  const element = h(
+    "div",
+    { class: "table-wrap", tabindex: "0", role: "region", label: "Table" },
+    h("table", {}, h("thead", {}, head), body),
+  );
   node.head.forEach((cell, k) => {
     const th = h("th", { scope: "col", class: node.align[k] ? `align-${node.align[k]}` : null });
     patch(th, 0, [], cell, view);

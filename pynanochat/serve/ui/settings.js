@@ -7,12 +7,49 @@ const PENALTY = { low: 0.1, high: 10 };
 
 // name, label, what it does, range given the server's limits, step, and the slider's end where the range is too wide.
 export const SAMPLING = [
-  { name: "temperature", label: "Temperature", help: "0 always takes the likeliest token; higher is more varied.", range: (l) => [0, l.temperature ?? 2], step: 0.05 },
-  { name: "top_k", label: "Top-k", help: "Choose among the k likeliest tokens; 0 for all.", range: (l) => [0, l.top_k ?? 200], step: 1 },
-  { name: "top_p", label: "Top-p", help: "Choose among the likeliest tokens that together reach this share.", range: () => [0.01, 1], step: 0.01 },
-  { name: "min_p", label: "Min-p", help: "Leave out tokens below this share of the likeliest one.", range: () => [0, 1], step: 0.01 },
-  { name: "repetition_penalty", label: "Repetition penalty", help: "Above 1 makes tokens that were used less likely.", range: () => [PENALTY.low, PENALTY.high], slider: [0.5, 2], step: 0.05 },
-  { name: "max_tokens", label: "Longest answer", help: "Tokens of an answer at most.", range: (l) => [1, l.max_tokens ?? 4096], step: 1 },
+  {
+    name: "temperature",
+    label: "Temperature",
+    help: "0 always takes the likeliest token; higher is more varied.",
+    range: (l) => [0, l.temperature ?? 2],
+    step: 0.05,
+  },
+  {
+    name: "top_k",
+    label: "Top-k",
+    help: "Choose among the k likeliest tokens; 0 for all.",
+    range: (l) => [0, l.top_k ?? 200],
+    step: 1,
+  },
+  {
+    name: "top_p",
+    label: "Top-p",
+    help: "Choose among the likeliest tokens that together reach this share.",
+    range: () => [0.01, 1],
+    step: 0.01,
+  },
+  {
+    name: "min_p",
+    label: "Min-p",
+    help: "Leave out tokens below this share of the likeliest one.",
+    range: () => [0, 1],
+    step: 0.01,
+  },
+  {
+    name: "repetition_penalty",
+    label: "Repetition penalty",
+    help: "Above 1 makes tokens that were used less likely.",
+    range: () => [PENALTY.low, PENALTY.high],
+    slider: [0.5, 2],
+    step: 0.05,
+  },
+  {
+    name: "max_tokens",
+    label: "Longest answer",
+    help: "Tokens of an answer at most.",
+    range: (l) => [1, l.max_tokens ?? 4096],
+    step: 1,
+  },
 ];
 
 const FALLBACK = { temperature: 0.8, top_k: 50, top_p: 1, min_p: 0, repetition_penalty: 1, max_tokens: 512 };
@@ -21,7 +58,14 @@ export class Settings extends EventTarget {
   constructor() {
     super();
     this._own = remembered.get("sampling", {});
-    this._choices = { tools: true, tokens: true, compare: false, model: "", seed: "", ...remembered.get("choices", {}) };
+    this._choices = {
+      tools: true,
+      tokens: true,
+      compare: false,
+      model: "",
+      seed: "",
+      ...remembered.get("choices", {}),
+    };
     this._defaults = FALLBACK;
     this.limits = {};
   }

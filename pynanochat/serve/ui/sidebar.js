@@ -53,16 +53,32 @@ export class Sidebar {
       if (!groups.has(name)) groups.set(name, []);
       groups.get(name).push(this._row(head));
     }
-    const focused = this.list.contains(document.activeElement) ? document.activeElement.closest("[data-id]")?.dataset.id : null;
-    this.list.replaceChildren(...[...groups].map(([name, rows]) => h("section", { label: name }, h("h2", {}, name), h("ul", {}, ...rows))));
+    const focused = this.list.contains(document.activeElement)
+      ? document.activeElement.closest("[data-id]")?.dataset.id
+      : null;
+    this.list.replaceChildren(
+      ...[...groups].map(([name, rows]) => h("section", { label: name }, h("h2", {}, name), h("ul", {}, ...rows))),
+    );
     if (focused) this.list.querySelector(`[data-id="${focused}"] .open`)?.focus();
     this.empty.hidden = heads.length > 0;
-    this.empty.textContent = this._found ? "No conversation holds these words." : "Conversations are kept in this browser.";
+    this.empty.textContent = this._found
+      ? "No conversation holds these words."
+      : "Conversations are kept in this browser.";
   }
 
   _row(head) {
     const title = head.title || "New conversation";
-    const open = h("button", { type: "button", class: "open", title, "aria-current": head.id === this._current ? "page" : null, on: { click: () => this.app.open(head.id) } }, title);
+    const open = h(
+      "button",
+      {
+        type: "button",
+        class: "open",
+        title,
+        "aria-current": head.id === this._current ? "page" : null,
+        on: { click: () => this.app.open(head.id) },
+      },
+      title,
+    );
     const row = h("li", { class: head.id === this._current ? "row current" : "row", data: { id: head.id } }, open);
     const tools = h(
       "span",

@@ -15,7 +15,9 @@ let titles = new Map(); // model id -> {name, title}
 
 // Take the models as GET /v1/models lists them: [{id, pynanochat: {stage}}].
 export function learnModels(models) {
-  titles = new Map(models.map((model) => [model.id, named(model.pynanochat?.stage ?? model.id.split(":")[1] ?? model.id)]));
+  titles = new Map(
+    models.map((model) => [model.id, named(model.pynanochat?.stage ?? model.id.split(":")[1] ?? model.id)]),
+  );
 }
 
 export function stageTitle(id) {

@@ -24,7 +24,9 @@ export class Store {
 
   // [{id, title, created, updated, count}, ...], the newest first.
   async list() {
-    const heads = this._db ? await this._ask("heads", "readonly", (heads) => heads.getAll()) : [...this._memory.values()].map(headOf);
+    const heads = this._db
+      ? await this._ask("heads", "readonly", (heads) => heads.getAll())
+      : [...this._memory.values()].map(headOf);
     return heads.sort((a, b) => b.updated - a.updated);
   }
 
@@ -39,13 +41,14 @@ export class Store {
       this._memory.set(conversation.id, conversation);
       return;
     }
-    await this._transact((heads, bodies) => {
+    await this._transact((heads, bodies, attempt) => {
       const before = bodies.get(conversation.id);
-      before.onsuccess = () => {
+      const put = () => {
         if (before.result) join(conversation, before.result);
         bodies.put(conversation);
         heads.put(headOf(conversation));
       };
+      before.onsuccess = () => attempt(put);
     });
     this._channel?.postMessage("saved");
   }
@@ -99,16 +102,22 @@ export class Store {
     });
   }
 
+  // Do `work(heads, bodies, attempt)` whole or not at all; what it does later goes through attempt(step).
   _transact(work) {
     return new Promise((resolve, reject) => {
       const transaction = this._db.transaction(["heads", "bodies"], "readwrite");
+      let thrown = null;
+      const attempt = (step) => {
+        try {
+          step();
+        } catch (error) {
+          thrown = error;
+          transaction.abort();
+        }
+      };
       transaction.oncomplete = () => resolve();
-      transaction.onabort = transaction.onerror = () => reject(explain(transaction.error));
-      try {
-        work(transaction.objectStore("heads"), transaction.objectStore("bodies"));
-      } catch (error) {
-        reject(explain(error));
-      }
+      transaction.onabort = () => reject(explain(thrown ?? transaction.error));
+      attempt(() => work(transaction.objectStore("heads"), transaction.objectStore("bodies"), attempt));
     });
   }
 }
@@ -137,9 +146,13 @@ function openDatabase() {
 
 function explain(error) {
   if (error?.name === "QuotaExceededError") {
-    return new StoreError("This browser's storage is full, so the latest changes are not kept. Export conversations you care about, then delete some.");
+    return new StoreError(
+      "This browser's storage is full, so the latest changes are not kept. Export conversations you care about, then delete some.",
+    );
   }
-  return new StoreError(`This browser could not keep the conversation (${error?.name ?? "unknown error"}). Export it to be safe.`);
+  return new StoreError(
+    `This browser could not keep the conversation (${error?.name ?? "unknown error"}). Export it to be safe.`,
+  );
 }
 
 // Small settings, in localStorage: what cannot be read is the fallback, what cannot be written is forgotten.

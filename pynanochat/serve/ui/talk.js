@@ -40,9 +40,12 @@ export class Talk extends EventTarget {
   // Another answer to the same message. One of which nothing came makes room for it.
   again(conversation, id) {
     const { parent, group } = conversation.nodes[id];
-    const beside = branches(conversation, parent).find((ids) => ids.includes(id)).map((one) => conversation.nodes[one]);
+    const beside = branches(conversation, parent)
+      .find((ids) => ids.includes(id))
+      .map((one) => conversation.nodes[one]);
     const models = beside.map((node) => node.model).filter((model) => this.models.includes(model));
-    if (beside.every((node) => node.state === "failed" && !node.events.length)) for (const node of beside) dropNode(conversation, node.id);
+    if (beside.every((node) => node.state === "failed" && !node.events.length))
+      for (const node of beside) dropNode(conversation, node.id);
     const compare = Boolean(group) && models.length > 1;
     return this._answer(conversation, parent, compare ? models : [this.model], compare);
   }
@@ -61,7 +64,17 @@ export class Talk extends EventTarget {
     const group = compare ? newId() : null;
     const turn = branches(conversation, parent).length;
     const nodes = asked.map((model) =>
-      addNode(conversation, parent, { role: "assistant", model, group, events: [], tokens: [], state: "running", finish: "", error: null, usage: null }),
+      addNode(conversation, parent, {
+        role: "assistant",
+        model,
+        group,
+        events: [],
+        tokens: [],
+        state: "running",
+        finish: "",
+        error: null,
+        usage: null,
+      }),
     );
     const chosen = nodes.find((node) => node.model === this.model) ?? nodes.at(-1);
     pick(conversation, chosen.id);
@@ -124,7 +137,8 @@ function take(node, chunk) {
 function addEvent(events, { kind, text, forced }) {
   const last = events.at(-1);
   if (kind === "text" && last?.kind === "text") last.text += text;
-  else if (["text", "tool_call", "tool_output", "notice"].includes(kind)) events.push({ kind, text: String(text), ...(kind === "tool_output" ? { forced: Boolean(forced) } : {}) });
+  else if (["text", "tool_call", "tool_output", "notice"].includes(kind))
+    events.push({ kind, text: String(text), ...(kind === "tool_output" ? { forced: Boolean(forced) } : {}) });
 }
 
 // A token's text; the bytes of one that is no whole character as ⟨e2 82⟩.

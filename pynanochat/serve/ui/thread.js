@@ -18,7 +18,12 @@ export class Thread {
     this._turns = new Map(); // key -> {element, views}
     this._stuck = true;
     this._last = { scrollTop: 0, scrollHeight: 0 };
-    this._jump = h("button", { type: "button", class: "jump", hidden: true, on: { click: () => this.toEnd() } }, "Latest", h("span", { "aria-hidden": "true" }, " ↓"));
+    this._jump = h(
+      "button",
+      { type: "button", class: "jump", hidden: true, on: { click: () => this.toEnd() } },
+      "Latest",
+      h("span", { "aria-hidden": "true" }, " ↓"),
+    );
     scroller.nextElementSibling.append(this._jump);
     scroller.addEventListener("scroll", () => this._watchScroll(), { passive: true });
     scroller.addEventListener("wheel", (event) => event.deltaY < 0 && this._leaveEnd(), { passive: true });
@@ -63,7 +68,9 @@ export class Thread {
   }
 
   editLast() {
-    const questions = [...this._turns.values()].flatMap((turn) => turn.views).filter((view) => view instanceof QuestionView);
+    const questions = [...this._turns.values()]
+      .flatMap((turn) => turn.views)
+      .filter((view) => view instanceof QuestionView);
     questions.at(-1)?.edit();
   }
 
@@ -80,7 +87,9 @@ export class Thread {
   _make(turn) {
     const nodes = turn.ids.map((id) => this.conversation.nodes[id]);
     const compared = nodes.length > 1;
-    const views = nodes.map((node) => (node.role === "user" ? new QuestionView(node, this.actions) : new AnswerView(node, this.actions, compared)));
+    const views = nodes.map((node) =>
+      node.role === "user" ? new QuestionView(node, this.actions) : new AnswerView(node, this.actions, compared),
+    );
     const arrows = h("nav", { class: "branches", label: "Branches" });
     const element = h("li", { class: compared ? "turn compare" : "turn" }, ...views.map((view) => view.element));
     if (compared) {
@@ -102,8 +111,15 @@ export class Thread {
     arrows.dataset.at = `${index}/${count}`;
     const focused = arrows.contains(document.activeElement) && document.activeElement.dataset.by;
     const button = (by, name, label) =>
-      iconButton(name, label, () => this.actions.turn(parent, by), { disabled: index + by < 0 || index + by >= count, "data-by": by });
-    arrows.replaceChildren(button(-1, "left", "Previous branch"), h("span", { label: `Branch ${index + 1} of ${count}`, role: "img" }, `${index + 1}/${count}`), button(1, "right", "Next branch"));
+      iconButton(name, label, () => this.actions.turn(parent, by), {
+        disabled: index + by < 0 || index + by >= count,
+        "data-by": by,
+      });
+    arrows.replaceChildren(
+      button(-1, "left", "Previous branch"),
+      h("span", { label: `Branch ${index + 1} of ${count}`, role: "img" }, `${index + 1}/${count}`),
+      button(1, "right", "Next branch"),
+    );
     if (focused) arrows.querySelector(`[data-by="${focused}"]:not(:disabled)`)?.focus();
     return undefined;
   }

@@ -16,7 +16,12 @@ export function percent(probability) {
 
 // `tokens` is [[text, logprob, [[text, logprob], ...]], ...].
 export function tokenView(tokens) {
-  const card = h("div", { class: "token-card", role: "tooltip", id: `tokens-${Math.random().toString(36).slice(2)}`, hidden: true });
+  const card = h("div", {
+    class: "token-card",
+    role: "tooltip",
+    id: `tokens-${Math.random().toString(36).slice(2)}`,
+    hidden: true,
+  });
   const flow = h("div", { class: "token-flow", role: "group", label: "Tokens of the answer, by probability" });
   const element = h("div", { class: "token-view" }, legend(tokens), flow, card);
   tokens.forEach((token, i) => flow.append(...drawn(token, i, card.id)));
@@ -41,31 +46,59 @@ function legend(tokens) {
   const mean = known.reduce((sum, token) => sum + token[1], 0) / Math.max(1, known.length);
   const scale = LABELS.map((label, i) => h("li", {}, h("span", { class: `swatch q${i}` }), label));
   const fact = `${tokens.length} tokens, perplexity ${Math.exp(-mean).toFixed(2)}`;
-  return h("div", { class: "token-legend" }, h("ul", { label: "Probability of a token" }, ...scale), h("span", {}, fact));
+  return h(
+    "div",
+    { class: "token-legend" },
+    h("ul", { label: "Probability of a token" }, ...scale),
+    h("span", {}, fact),
+  );
 }
 
 function drawn([text, logprob], i, cardId) {
   const probability = logprob === null ? null : Math.exp(logprob);
   const label = `${spoken(text)}, ${probability === null ? "given" : percent(probability)}`;
   const kind = probability === null ? "given" : `q${shade(probability)}`;
-  const token = h("button", { type: "button", class: `token ${kind}`, label, "aria-describedby": cardId, tabindex: i ? -1 : 0, data: { index: i } }, visible(text));
+  const token = h(
+    "button",
+    {
+      type: "button",
+      class: `token ${kind}`,
+      label,
+      "aria-describedby": cardId,
+      tabindex: i ? -1 : 0,
+      data: { index: i },
+    },
+    visible(text),
+  );
   return text.includes("\n") ? [token, h("br")] : [token];
 }
 
 const visible = (text) => text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replace(/^ | $/g, "\u00a0") || "∅";
-const spoken = (text) => (text.trim() ? `“${text.trim()}”` : text.includes("\n") ? "line break" : text ? "space" : "nothing");
+const spoken = (text) =>
+  text.trim() ? `“${text.trim()}”` : text.includes("\n") ? "line break" : text ? "space" : "nothing";
 
 function fill(card, [text, logprob, top]) {
   const rows = top.map(([other, value]) => alternative(other, value, other === text));
   if (logprob !== null && !top.some(([other]) => other === text)) rows.push(alternative(text, logprob, true));
-  const title = h("p", { class: "token-title" }, h("code", {}, quoted(text)), h("span", {}, logprob === null ? "given" : percent(Math.exp(logprob))));
+  const title = h(
+    "p",
+    { class: "token-title" },
+    h("code", {}, quoted(text)),
+    h("span", {}, logprob === null ? "given" : percent(Math.exp(logprob))),
+  );
   card.replaceChildren(title, h("ol", {}, ...rows));
 }
 
 function alternative(text, logprob, taken) {
   const bar = h("span", { class: "token-bar" });
   bar.style.setProperty("--share", String(Math.exp(logprob)));
-  return h("li", { class: taken ? "taken" : null }, h("code", {}, quoted(text)), bar, h("span", {}, percent(Math.exp(logprob))));
+  return h(
+    "li",
+    { class: taken ? "taken" : null },
+    h("code", {}, quoted(text)),
+    bar,
+    h("span", {}, percent(Math.exp(logprob))),
+  );
 }
 
 const quoted = (text) => text.replaceAll("\n", "↵").replaceAll(" ", "␣") || "∅";
@@ -75,7 +108,10 @@ function place(card, button, within) {
   const room = Math.max(0, frame.width - card.offsetWidth);
   card.style.setProperty("--x", `${Math.min(room, Math.max(0, box.left - frame.left))}px`);
   const below = window.innerHeight - box.bottom > card.offsetHeight + 12;
-  card.style.setProperty("--y", `${below ? box.bottom - frame.top + 6 : box.top - frame.top - card.offsetHeight - 6}px`);
+  card.style.setProperty(
+    "--y",
+    `${below ? box.bottom - frame.top + 6 : box.top - frame.top - card.offsetHeight - 6}px`,
+  );
 }
 
 function walk(event, buttons, hide) {

@@ -11,9 +11,28 @@ export class ToolBlock {
     this._expression = h("code");
     this._output = h("code");
     this._source = h("p", { class: "tool-source" });
-    const rows = h("dl", {}, h("dt", {}, "Expression"), h("dd", {}, this._expression), h("dt", {}, "Result"), h("dd", {}, this._output));
-    this._summary = h("summary", {}, icon("calc"), this._brief, h("span", { class: "tool-arrow", "aria-hidden": "true" }, "→"), this._result);
-    this.element = h("details", { class: "tool" }, this._summary, h("div", { class: "tool-inside" }, rows, this._source));
+    const rows = h(
+      "dl",
+      {},
+      h("dt", {}, "Expression"),
+      h("dd", {}, this._expression),
+      h("dt", {}, "Result"),
+      h("dd", {}, this._output),
+    );
+    this._summary = h(
+      "summary",
+      {},
+      icon("calc"),
+      this._brief,
+      h("span", { class: "tool-arrow", "aria-hidden": "true" }, "→"),
+      this._result,
+    );
+    this.element = h(
+      "details",
+      { class: "tool" },
+      this._summary,
+      h("div", { class: "tool-inside" }, rows, this._source),
+    );
   }
 
   // `call` is {expression, output, forced}; output is null while there is none, and `live` while one may come.
@@ -24,14 +43,20 @@ export class ToolBlock {
     this._expression.textContent = expression ?? "(none)";
     this._output.textContent = output ?? missing;
     this._source.textContent = source(output, forced, live);
-    this._summary.setAttribute("aria-label", `Tool call: ${this._brief.textContent}, result ${this._result.textContent}`);
+    this._summary.setAttribute(
+      "aria-label",
+      `Tool call: ${this._brief.textContent}, result ${this._result.textContent}`,
+    );
     this.element.classList.toggle("tool-failed", output === null && !live);
   }
 }
 
 function source(output, forced, live) {
-  if (output === null) return live ? "The calculator is asked." : "The calculator gave nothing back for this expression.";
-  return forced ? "Computed by the calculator, not by the model." : "Written by the model itself: the calculator did not run.";
+  if (output === null)
+    return live ? "The calculator is asked." : "The calculator gave nothing back for this expression.";
+  return forced
+    ? "Computed by the calculator, not by the model."
+    : "Written by the model itself: the calculator did not run.";
 }
 
 const shorten = (text) => (text.length > SHORT ? `${text.slice(0, SHORT - 1)}…` : text);

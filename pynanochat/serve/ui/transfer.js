@@ -27,11 +27,15 @@ export function importText(text) {
   } catch {
     throw new ImportError("The file is not JSON.");
   }
-  if (!isObject(file) || file.format !== FORMAT) throw new ImportError("The file does not hold pynanochat conversations.");
+  if (!isObject(file) || file.format !== FORMAT)
+    throw new ImportError("The file does not hold pynanochat conversations.");
   if (file.version !== 1) throw new ImportError("The file was written by another version of pynanochat.");
   if (!Array.isArray(file.conversations)) throw new ImportError("The file holds no list of conversations.");
-  if (file.conversations.length > MOST_CONVERSATIONS) throw new ImportError("The file holds more than 5,000 conversations.");
-  const read = file.conversations.map(readConversation).filter((conversation) => conversation && Object.keys(conversation.nodes).length);
+  if (file.conversations.length > MOST_CONVERSATIONS)
+    throw new ImportError("The file holds more than 5,000 conversations.");
+  const read = file.conversations
+    .map(readConversation)
+    .filter((conversation) => conversation && Object.keys(conversation.nodes).length);
   if (!read.length) throw new ImportError("The file holds no conversation that can be read.");
   return read;
 }
@@ -43,7 +47,10 @@ function readConversation(raw) {
   conversation.updated = time(raw.updated);
   const ids = new Map([[ROOT, ROOT]]);
   for (const [id, node] of Object.entries(raw.nodes).slice(0, MOST_NODES)) {
-    const copy = isObject(node) && ids.has(node.parent) && !ids.has(id) ? readNode(node, conversation, ids.get(node.parent)) : null;
+    const copy =
+      isObject(node) && ids.has(node.parent) && !ids.has(id)
+        ? readNode(node, conversation, ids.get(node.parent))
+        : null;
     if (!copy) continue;
     ids.set(id, copy.id);
     conversation.nodes[copy.id] = copy;
@@ -66,32 +73,54 @@ function readNode(raw, conversation, parent) {
   if (raw.role !== "assistant" || above !== "user" || !Array.isArray(raw.events)) return null;
   return {
     ...node,
-    events: raw.events.filter((event) => isObject(event) && KINDS.includes(event.kind) && typeof event.text === "string").map(readEvent),
+    events: raw.events
+      .filter((event) => isObject(event) && KINDS.includes(event.kind) && typeof event.text === "string")
+      .map(readEvent),
     model: string(raw.model, 200),
-    group: raw.group ? string(raw.group, 60) : null,
+    group: string(raw.group, 60) || null,
     state: STATES.includes(raw.state) ? raw.state : "stopped",
     finish: ["stop", "length"].includes(raw.finish) ? raw.finish : "",
-    error: isObject(raw.error) ? { kind: string(raw.error.kind, 20), message: string(raw.error.message, 1000), retryAfter: 0 } : null,
+    error: isObject(raw.error)
+      ? { kind: string(raw.error.kind, 20), message: string(raw.error.message, 1000), retryAfter: 0 }
+      : null,
     usage: readUsage(raw.usage),
     tokens: Array.isArray(raw.tokens) ? raw.tokens.slice(0, MOST_TOKENS).map(readToken).filter(Boolean) : [],
   };
 }
 
 function readEvent({ kind, text, forced }) {
-  return kind === "tool_output" ? { kind, text: text.slice(0, MOST_TEXT), forced: forced === true } : { kind, text: text.slice(0, MOST_TEXT) };
+  return kind === "tool_output"
+    ? { kind, text: text.slice(0, MOST_TEXT), forced: forced === true }
+    : { kind, text: text.slice(0, MOST_TEXT) };
 }
 
-const USAGE = ["prompt_tokens", "completion_tokens", "total_tokens", "context", "dropped_turns", "ttft_ms", "tokens_per_second"];
+const USAGE = [
+  "prompt_tokens",
+  "completion_tokens",
+  "total_tokens",
+  "context",
+  "dropped_turns",
+  "ttft_ms",
+  "tokens_per_second",
+];
 
 function readUsage(raw) {
   if (!isObject(raw)) return null;
-  return Object.fromEntries(USAGE.filter((name) => Number.isFinite(raw[name]) && raw[name] >= 0).map((name) => [name, raw[name]]));
+  return Object.fromEntries(
+    USAGE.filter((name) => Number.isFinite(raw[name]) && raw[name] >= 0).map((name) => [name, raw[name]]),
+  );
 }
 
 function readToken(raw) {
   if (!Array.isArray(raw) || typeof raw[0] !== "string") return null;
-  const top = Array.isArray(raw[2]) ? raw[2].slice(0, 20).filter((one) => Array.isArray(one) && typeof one[0] === "string" && Number.isFinite(one[1])) : [];
-  return [raw[0].slice(0, 1000), Number.isFinite(raw[1]) ? Math.min(0, raw[1]) : null, top.map(([text, value]) => [text.slice(0, 1000), Math.min(0, value)])];
+  const top = Array.isArray(raw[2])
+    ? raw[2].slice(0, 20).filter((one) => Array.isArray(one) && typeof one[0] === "string" && Number.isFinite(one[1]))
+    : [];
+  return [
+    raw[0].slice(0, 1000),
+    Number.isFinite(raw[1]) ? Math.min(0, raw[1]) : null,
+    top.map(([text, value]) => [text.slice(0, 1000), Math.min(0, value)]),
+  ];
 }
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);

@@ -7,7 +7,8 @@
 export const ROOT = "root";
 const TITLE = 60;
 
-export const newId = () => [...crypto.getRandomValues(new Uint8Array(9))].map((byte) => byte.toString(36).padStart(2, "0")).join("");
+export const newId = () =>
+  [...crypto.getRandomValues(new Uint8Array(9))].map((byte) => byte.toString(36).padStart(2, "0")).join("");
 
 export function newConversation(now = Date.now()) {
   return { id: `c${newId()}`, title: "", named: false, created: now, updated: now, nodes: {}, picks: {} };
@@ -100,13 +101,20 @@ export function messages(conversation, id) {
 const PART = { text: "text", tool_call: "python", tool_output: "python_output" };
 
 function parts(events) {
-  const found = events.filter((event) => PART[event.kind]).map((event) => ({ type: PART[event.kind], text: event.text }));
+  const found = events
+    .filter((event) => PART[event.kind])
+    .map((event) => ({ type: PART[event.kind], text: event.text }));
   return found.length === 1 && found[0].type === "text" ? found[0].text : found;
 }
 
 // The answer as plain text, its tool calls left out.
 export const plainText = (node) =>
-  node.role === "user" ? node.text : node.events.filter((event) => event.kind === "text").map((event) => event.text).join("");
+  node.role === "user"
+    ? node.text
+    : node.events
+        .filter((event) => event.kind === "text")
+        .map((event) => event.text)
+        .join("");
 
 // Join what another tab has stored: its branches that this copy lacks are added, but for answers of which nothing came.
 export function join(conversation, stored) {

@@ -9,8 +9,22 @@ import { themeButton } from "./theme.js";
 
 const SECONDS = { live: 2, done: 15, trouble: 5 };
 
-const short = (value) => (value === 0 ? "0" : Math.abs(value) >= 1000 ? number(value) : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(3));
-const small = (value) => (value === 0 ? "0" : Math.abs(value) < 0.001 || Math.abs(value) >= 1000 ? value.toExponential(1) : String(Number(value.toPrecision(3))));
+const short = (value) =>
+  value === 0
+    ? "0"
+    : Math.abs(value) >= 1000
+      ? number(value)
+      : Math.abs(value) >= 100
+        ? value.toFixed(0)
+        : Math.abs(value) >= 10
+          ? value.toFixed(1)
+          : value.toFixed(3);
+const small = (value) =>
+  value === 0
+    ? "0"
+    : Math.abs(value) < 0.001 || Math.abs(value) >= 1000
+      ? value.toExponential(1)
+      : String(Number(value.toPrecision(3)));
 const share = (value) => (value === 0 ? "0" : `${(value * 100).toFixed(value < 0.1 ? 1 : 0)} %`);
 
 // What may be drawn of a stage; a chart without values is left out.
@@ -33,7 +47,12 @@ class Watch {
   constructor() {
     this.stage = "";
     this.plots = new Map();
-    this._page = Object.fromEntries(["run", "stages", "figures", "plots", "samples", "state", "nothing"].map((id) => [id, document.getElementById(id)]));
+    this._page = Object.fromEntries(
+      ["run", "stages", "figures", "plots", "samples", "state", "nothing"].map((id) => [
+        id,
+        document.getElementById(id),
+      ]),
+    );
     document.getElementById("theme").append(themeButton());
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.load());
   }
@@ -48,13 +67,16 @@ class Watch {
       wait = data.stages.length && data.stages.every((stage) => stage.done) ? SECONDS.done : SECONDS.live;
     } catch (error) {
       if (error.kind === "key" && (await askKey())) wait = 0;
-      this._page.state.textContent = error.kind === "key" ? "This server wants a key." : `${error.message} Trying again…`;
+      this._page.state.textContent =
+        error.kind === "key" ? "This server wants a key." : `${error.message} Trying again…`;
     }
     if (document.visibilityState === "visible") this._timer = setTimeout(() => this.load(), wait * 1000);
   }
 
   show(data) {
-    const stages = data.stages.filter((stage) => stage.points.length).sort((a, b) => STAGES.indexOf(a.stage) - STAGES.indexOf(b.stage));
+    const stages = data.stages
+      .filter((stage) => stage.points.length)
+      .sort((a, b) => STAGES.indexOf(a.stage) - STAGES.indexOf(b.stage));
     this._page.run.textContent = data.run;
     document.title = `${data.run} · training`;
     this._page.nothing.hidden = stages.length > 0;
@@ -79,7 +101,17 @@ class Watch {
         this._page.stages.querySelector("[aria-pressed=true]").focus();
       };
       const note = h("span", { class: done ? "state" : "state live" }, done ? "finished" : "running");
-      return h("button", { type: "button", class: `stage-tab stage-${name}`, "aria-pressed": String(stage === this.stage), on: { click } }, h("strong", {}, title), note);
+      return h(
+        "button",
+        {
+          type: "button",
+          class: `stage-tab stage-${name}`,
+          "aria-pressed": String(stage === this.stage),
+          on: { click },
+        },
+        h("strong", {}, title),
+        note,
+      );
     });
     const signature = JSON.stringify([this.stage, this.data.map((one) => [one.stage, one.done])]);
     if (signature === this._signature) return;
@@ -110,20 +142,35 @@ class Watch {
       const plot = new Plot(chart, (step) => this.plots.forEach((other) => other.point(step)));
       this.plots.set(chart.title, plot);
       const order = CHARTS.map((one) => one.title);
-      const after = [...this.plots].filter(([title]) => order.indexOf(title) > order.indexOf(chart.title)).map(([, other]) => other.element);
-      this._page.plots.insertBefore(plot.element, [...this._page.plots.children].find((child) => after.includes(child)) ?? null);
+      const after = [...this.plots]
+        .filter(([title]) => order.indexOf(title) > order.indexOf(chart.title))
+        .map(([, other]) => other.element);
+      this._page.plots.insertBefore(
+        plot.element,
+        [...this._page.plots.children].find((child) => after.includes(child)) ?? null,
+      );
     }
     return this.plots.get(chart.title);
   }
 
   _drawSamples(points) {
-    const lines = points.filter((point) => Array.isArray(point.samples) && point.samples.length).slice(-12).reverse();
+    const lines = points
+      .filter((point) => Array.isArray(point.samples) && point.samples.length)
+      .slice(-12)
+      .reverse();
     const signature = JSON.stringify(lines.map((line) => line.step));
     if (signature === this._samplesSeen) return;
     this._samplesSeen = signature;
     const rows = lines.map((line, i) => {
-      const pairs = line.samples.map(({ prompt, text }) => h("li", {}, h("span", { class: "sample-prompt" }, prompt), h("span", { class: "sample-text" }, text)));
-      return h("details", i ? {} : { open: true }, h("summary", {}, `Step ${number(line.step)}`), h("ul", {}, ...pairs));
+      const pairs = line.samples.map(({ prompt, text }) =>
+        h("li", {}, h("span", { class: "sample-prompt" }, prompt), h("span", { class: "sample-text" }, text)),
+      );
+      return h(
+        "details",
+        i ? {} : { open: true },
+        h("summary", {}, `Step ${number(line.step)}`),
+        h("ul", {}, ...pairs),
+      );
     });
     this._page.samples.hidden = !rows.length;
     this._page.samples.querySelector(".sample-list").replaceChildren(...rows);
@@ -135,7 +182,8 @@ function columnsOf(points) {
   const columns = {};
   for (const point of points) {
     for (const [name, value] of Object.entries(point)) {
-      if (typeof value === "number" && name !== "step" && Number.isFinite(point.step)) (columns[name] ??= []).push([point.step, value]);
+      if (typeof value === "number" && name !== "step" && Number.isFinite(point.step))
+        (columns[name] ??= []).push([point.step, value]);
     }
   }
   return columns;
@@ -143,9 +191,21 @@ function columnsOf(points) {
 
 function seriesOf({ raw = [], dots = [], plain = [], only, not }, columns, stage) {
   if ((only && only !== stage) || not === stage) return [];
-  const dotted = dots instanceof RegExp ? Object.keys(columns).filter((name) => dots.test(name)).sort((a, b) => a.localeCompare(b, "en", { numeric: true })) : dots;
+  const dotted =
+    dots instanceof RegExp
+      ? Object.keys(columns)
+          .filter((name) => dots.test(name))
+          .sort((a, b) => a.localeCompare(b, "en", { numeric: true }))
+      : dots;
   const found = [];
-  const add = (name, more) => columns[name]?.length && found.push({ name: NAMES[name] ?? name.replaceAll("_", " "), colour: COLOURS[found.filter((one) => !one.faint).length % 8], points: columns[name], ...more });
+  const add = (name, more) =>
+    columns[name]?.length &&
+    found.push({
+      name: NAMES[name] ?? name.replaceAll("_", " "),
+      colour: COLOURS[found.filter((one) => !one.faint).length % 8],
+      points: columns[name],
+      ...more,
+    });
   for (const name of raw) {
     if ((columns[name]?.length ?? 0) > 12) {
       add(name, { faint: true });
@@ -171,7 +231,9 @@ function figures(stage, columns) {
     ["MFU", last("mfu") === undefined || last("mfu") > 1 ? null : share(smoothLast("mfu"))],
     ["Time", last("seconds") === undefined ? null : duration(last("seconds"))],
   ];
-  return found.filter(([, value]) => value !== null).map(([name, value]) => h("div", { class: "figure" }, h("dt", {}, name), h("dd", {}, value)));
+  return found
+    .filter(([, value]) => value !== null)
+    .map(([name, value]) => h("div", { class: "figure" }, h("dt", {}, name), h("dd", {}, value)));
 }
 
 const compact = (value) => value.toLocaleString("en-US", { notation: "compact", maximumFractionDigits: 1 });
