@@ -1,0 +1,451 @@
+"""The scheduler: what it makes of a request never depends on how it gets there, and nothing leaks on the way."""
+
+import functools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pynanochat.engine import Engine
+from pynanochat.engine.requests import Request
+from pynanochat.engine.sampling import Sampling
+from pynanochat.engine.scheduler import Scheduler, cache_room
+from pynanochat.errors import CheckpointError, EngineError, UsageError
+from tests.engine.fakes import ByteTokenizer, Scripted, small_model
+
+TOKENIZER = ByteTokenizer()
+GREEDY, FREE = Sampling(0), Sampling(1.0, 0)
+MODELS = {"2026": {}, "2025": {"arch": "2025"}, "windows": {"sequence_len": 512, "window_pattern": "S"}}
+
+
+@functools.cache
+def model_of(name="2026"):
+    return small_model(**MODELS[name])
+
+
+def prompt_of(length, seed=0):
+    return tuple(torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+def request(prompt, max_tokens=16, sampling=GREEDY, **fields):
+    return Request(tuple(prompt), max_tokens=max_tokens, sampling=sampling, stop_tokens=frozenset(), **fields)
+
+
+def naive(model, prompt, count):
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def drain(scheduler, made=None, steps=5000):
+    """ticket -> row -> ids of all that is under way."""
+    made = {} if made is None else made
+    while scheduler.busy:
+        steps -= 1
+        assert steps, "no end"
+        for ticket, token in scheduler.step():
+            made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
+    return made
+
+
+class Watched:
+    """A model that remembers how many tokens and how many sequences each pass had."""
+
+    def __init__(self, model):
+        self.model, self.config, self.compute_dtype, self.lm_head = model, model.config, torch.float32, model.lm_head
+        self.passes = []
+
+    def __call__(self, ids, *, cache, at):
+        self.passes.append((len(ids), len(cache.lengths)))
+        return self.model(ids, cache=cache, at=at)
+
+
+WAYS = {
+    "whole prompts": {},
+    "chunks of 7": {"chunk": 7},
+    "chunks of 1": {"chunk": 1},
+    "pages of 3": {"page": 3},
+    "few rows": {"most_rows": 2},
+    "short memory": {"cache_tokens": 96, "page": 4, "chunk": 20},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_equals_the_naive_forward(name, way):
+    model, lengths = model_of(name), (1, 33, 60, 60, 75)
+    if name == "windows":
+        lengths = (3, 127, 150, 290)
+    fields = dict(WAYS[way])
+    if name == "windows" and "cache_tokens" in fields:
+        fields["cache_tokens"] = 320
+    prompts = [prompt_of(n, seed=n) for n in lengths]
+    prompts.append(prompts[-1][:50] + prompt_of(5, seed=1))  # begins like another
+    scheduler = Scheduler(model, TOKENIZER, **fields)
+    tickets = [scheduler.submit(request(p, samples=2)) for p in prompts]
+    made = drain(scheduler)
+    for ticket, prompt in zip(tickets, prompts, strict=True):
+        expected = naive(model, prompt, 16)
+        assert made[ticket] == {0: expected, 1: expected}
+    stats = scheduler.stats()
+    assert stats["pages_used"] == stats["running"] == stats["queued"] == 0
+    assert (stats["preemptions"] > 0) == (way == "short memory")
+    assert stats["prefix_hit_tokens"] > 0 and stats["made_tokens"] == 2 * 16 * len(prompts)
+    scheduler.check_integrity()
+
+
+def test_draws_are_the_same_alone_in_company_and_after_preemption():
+    model = model_of()
+    wanted = [request(prompt_of(20 + n, seed=n), 40, FREE, seed=n, samples=3) for n in range(5)]
+    alone = []
+    for one in wanted:
+        scheduler = Scheduler(model, TOKENIZER)
+        scheduler.submit(one)
+        [answers] = drain(scheduler).values()
+        alone.append(answers)
+    scheduler = Scheduler(model, TOKENIZER, cache_tokens=160, page=4, chunk=16)
+    tickets = [scheduler.submit(one) for one in wanted]
+    made = drain(scheduler)
+    assert [made[ticket] for ticket in tickets] == alone and scheduler.stats()["preemptions"] > 3
+    assert len({tuple(ids) for answers in alone for ids in answers.values()}) == 15
+
+
+def test_samples_share_one_prefill():
+    model = Watched(model_of())
+    scheduler = Scheduler(model, TOKENIZER)
+    scheduler.submit(request(prompt_of(50), 4, FREE, samples=8))
+    assert len(scheduler.step()) == 8
+    drain(scheduler)
+    assert model.passes == [(50, 1), (8, 8), (8, 8), (8, 8)]
+    assert scheduler.stats()["prefix_hit_tokens"] == 7 * 50
+
+
+def test_prompts_and_answers_run_in_one_pass():
+    model = Watched(model_of())
+    scheduler = Scheduler(model, TOKENIZER, chunk=32)
+    scheduler.submit(request(prompt_of(10), 20))
+    scheduler.step()
+    scheduler.submit(request(prompt_of(70, seed=1), 20))
+    scheduler.submit(request(prompt_of(9, seed=2), 20))
+    for _ in range(4):
+        scheduler.step()
+    assert model.passes[1:] == [(1 + 32, 2), (1 + 32, 2), (1 + 6 + 9, 3), (3, 3)]
+
+
+def test_a_beginning_that_came_before_is_not_computed_again():
+    model = Watched(model_of("windows"))
+    scheduler = Scheduler(model, TOKENIZER)
+    scheduler.submit(request(prompt_of(200), 24))
+    [answers] = drain(scheduler).values()
+    longer = prompt_of(200) + tuple(answers[0]) + prompt_of(20, seed=3)
+    model.passes.clear()
+    ticket = scheduler.submit(request(longer, 6))
+    assert drain(scheduler)[ticket][0] == naive(model_of("windows"), longer, 6)
+    assert model.passes[0] == (len(longer) - 208, 1)  # 223 tokens were computed: 13 whole pages
+
+
+def test_sixty_turns_reuse_what_was_said_before():
+    """As long as nothing is dropped, a turn computes itself and less than a page more."""
+    model = small_model(sequence_len=2048)
+    engine = Engine(model, TOKENIZER, finished=True)
+    messages, before = [], 0
+    for turn in range(60):
+        messages.append({"role": "user", "content": f"number {turn}"})
+        answer = "".join(engine.chat(messages, max_tokens=8, temperature=0, tools=False))
+        messages.append({"role": "assistant", "content": "x" * 8 if "\ufffd" in answer else answer})
+        stats = engine._kept.stats()
+        computed = stats["prompt_tokens"] - stats["prefix_hit_tokens"]
+        assert computed - before <= 16 + 8 + 9 + 10, turn
+        before = computed
+    assert stats["prefix_hit_tokens"] > 0.9 * stats["prompt_tokens"] and stats["pages_used"] == 0
+    engine._kept.check_integrity()
+
+
+def test_memory_is_bounded_by_the_window():
+    model = small_model(sequence_len=2048, window_pattern="S")
+    scheduler = Scheduler(model, TOKENIZER, most_rows=1, chunk=64)
+    scheduler.submit(request(prompt_of(1500), 100))
+    windowed, whole = scheduler.cache.groups
+    assert windowed.window == 512 and windowed.pool.size == 34 + 5 and whole.pool.size == 128
+    most = 0
+    while scheduler.busy:
+        scheduler.step()
+        most = max(most, windowed.pool.used)
+    assert most <= 39 and windowed.room <= 39
+    assert cache_room(model, 10**9) * 3 * 2 * 2 * 16 * 4 <= 1 << 30
+
+
+@functools.cache
+def expected(number):
+    """The answers to request `number` of those that random schedules submit, when it runs alone."""
+    scheduler = Scheduler(model_of(), TOKENIZER)
+    scheduler.submit(random_request(number))
+    return drain(scheduler).popitem()[1]
+
+
+def random_request(number):
+    prompt = prompt_of(24)[: 6 * number] + prompt_of(1 + 7 * (number % 5), seed=number)
+    return request(prompt, 5 + number, FREE if number % 2 else GREEDY, samples=1 + number % 3, seed=number)
+
+
+actions = st.lists(
+    st.tuples(st.sampled_from(("submit", "submit", "cancel", "hold", "release", "step", "step")), st.integers(0, 7)),
+    max_size=40,
+)
+
+
+@given(actions, st.sampled_from((56, 80, 400)), st.sampled_from((3, 16)), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_any_schedule(actions, cache_tokens, chunk, rows):
+    scheduler = Scheduler(model_of(), TOKENIZER, cache_tokens=cache_tokens, page=4, chunk=chunk, most_rows=rows)
+    live, made, cancelled = {}, {}, set()
+
+    def note(pairs):
+        for ticket, token in pairs:
+            assert ticket not in cancelled
+            made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
+
+    for what, n in actions:
+        ticket = list(live)[n % len(live)] if live else -1
+        if what == "submit":
+            live[scheduler.submit(random_request(n))] = n
+        elif what == "step":
+            note(scheduler.step())
+        else:
+            getattr(scheduler, what)(ticket)
+            if what == "cancel":
+                cancelled.add(ticket)
+        scheduler.check_integrity()
+        stats = scheduler.stats()
+        assert stats["running"] <= rows and stats["pages_used"] <= stats["pages"]
+    for ticket in live:
+        scheduler.release(ticket)
+    steps = 0
+    while scheduler.busy:
+        note(scheduler.step())
+        scheduler.check_integrity()
+        steps += 1
+        assert steps < 2000
+    assert scheduler.stats()["pages_used"] == 0
+    for ticket, number in live.items():
+        assert scheduler.done(ticket)
+        if ticket not in cancelled:
+            assert made[ticket] == expected(number)
+
+
+@pytest.mark.parametrize("when", range(0, 12, 2))
+def test_cancelling_gives_all_pages_back_at_once(when):
+    scheduler = Scheduler(model_of(), TOKENIZER, chunk=16, most_rows=3)
+    keep = scheduler.submit(request(prompt_of(30), 30))
+    drop = scheduler.submit(request(prompt_of(40, seed=1), 30, samples=4))
+    before = scheduler.stats()["pages_used"]
+    for _ in range(when):
+        scheduler.step()
+    scheduler.cancel(drop)
+    scheduler.cancel(drop)
+    scheduler.cancel(99)
+    assert scheduler.done(drop) and not scheduler.done(keep)
+    held = sum(len(pages) for answer in scheduler._running for pages in answer.cached.pages)
+    assert scheduler.stats()["pages_used"] == held >= before
+    scheduler.check_integrity()
+    assert set(drain(scheduler)) <= {keep}
+    assert scheduler.stats()["pages_used"] == 0
+
+
+def test_first_come_first_served():
+    """Equal requests end in the order in which they came, and none waits for a later one."""
+    scheduler = Scheduler(model_of(), TOKENIZER, most_rows=2, chunk=8)
+    tickets = [scheduler.submit(request(prompt_of(20, seed=n), 6)) for n in range(7)]
+    ends = []
+    while scheduler.busy:
+        ends += [ticket for ticket, token in scheduler.step() if token.finish]
+    assert ends == tickets
+
+
+def test_a_long_prompt_neither_stops_the_others_nor_is_overtaken():
+    scheduler = Scheduler(model_of(), TOKENIZER, most_rows=3, chunk=8)
+    talking = scheduler.submit(request(prompt_of(5), 60))
+    scheduler.step()
+    long = scheduler.submit(request(prompt_of(80, seed=1), 4))
+    later = [scheduler.submit(request(prompt_of(5, seed=n), 4)) for n in (2, 3)]
+    firsts = {}
+    for step in range(30):
+        tokens = scheduler.step()
+        assert talking in dict(tokens)  # a token in every step
+        for ticket, _ in tokens:
+            firsts.setdefault(ticket, step)
+    assert firsts[long] == 9 and all(firsts[ticket] > 9 for ticket in later)
+
+
+def test_a_large_request_is_not_starved_by_small_ones():
+    scheduler = Scheduler(model_of(), TOKENIZER, cache_tokens=96, page=4)
+    for n in range(4):
+        scheduler.submit(request(prompt_of(10, seed=n), 8 + n))
+    scheduler.step()
+    large = scheduler.submit(request(prompt_of(80, seed=9), 10))
+    for n in range(30):
+        scheduler.submit(request(prompt_of(10, seed=20 + n), 10))
+    order = []
+    while scheduler.busy:
+        order += [ticket for ticket, token in scheduler.step() if token.finish]
+    assert order.index(large) == 4
+
+
+def test_a_held_request_makes_nothing_and_gives_way():
+    model = model_of()
+    scheduler = Scheduler(model, TOKENIZER, cache_tokens=96, page=4, most_rows=2)
+    held = [scheduler.submit(request(prompt_of(30, seed=n), 20)) for n in range(2)]
+    made = {}
+    for _ in range(3):
+        for ticket, token in scheduler.step():
+            made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
+    for ticket in held:
+        scheduler.hold(ticket)
+    assert not scheduler.busy and scheduler.step() == []
+    other = scheduler.submit(request(prompt_of(60, seed=5), 20))  # needs their pages and a row
+    others = drain(scheduler)
+    assert list(others) == [other] and others[other][0] == naive(model, prompt_of(60, seed=5), 20)
+    for ticket in held:
+        scheduler.release(ticket)
+    made = drain(scheduler, made)
+    assert [made[ticket][0] for ticket in held] == [naive(model, prompt_of(30, seed=n), 20) for n in range(2)]
+
+
+def test_held_before_it_ran():
+    scheduler = Scheduler(model_of(), TOKENIZER)
+    first, second = (scheduler.submit(request(prompt_of(9, seed=n), 3)) for n in range(2))
+    scheduler.hold(first)
+    assert list(drain(scheduler)) == [second]
+    assert scheduler.stats()["queued"] == scheduler.stats()["held"] == 1
+    scheduler.release(first)
+    assert list(drain(scheduler)) == [first]
+
+
+def test_a_tool_speaks_through_preemption():
+    special = TOKENIZER.special_tokens
+    call = [special["<|python_start|>"], *b"12*3", special["<|python_end|>"]]
+    output = [special["<|output_start|>"], *b"36", special["<|output_end|>"]]
+    end = special["<|assistant_end|>"]
+    model = Scripted(call + [0] * len(output) + [*b"yes", end], 4)
+    scheduler = Scheduler(model, TOKENIZER, cache_tokens=28, page=4, chunk=4)
+    tickets = [scheduler.submit(Request((256, 1, 2, 3 + n), sampling=GREEDY, max_tokens=20)) for n in range(3)]
+    tokens = {ticket: [] for ticket in tickets}
+    while scheduler.busy:
+        for ticket, token in scheduler.step():
+            tokens[ticket].append(token)
+    assert scheduler.stats()["preemptions"]
+    for ticket in tickets:
+        assert [t.id for t in tokens[ticket]] == [*call, *output, *b"yes", end]
+        assert [t.forced for t in tokens[ticket]] == [False] * 6 + [True] * 4 + [False] * 4
+        assert tokens[ticket][-1].finish == "stop"
+
+
+def by_the_book(model, ids):
+    with torch.inference_mode():
+        return model(torch.tensor([ids]))[0].double().log_softmax(-1)
+
+
+@pytest.mark.parametrize("chunk", (7, 100))
+def test_log_probabilities(chunk):
+    model, prompt = model_of(), prompt_of(30)
+    scheduler = Scheduler(model, TOKENIZER, chunk=chunk)
+    drain_first = scheduler.submit(request(prompt, 3))  # whose pages must not hide the prompt's logits
+    drain(scheduler)
+    asked = request(prompt, 5, FREE, samples=2, seed=3, logprobs=4, prompt_logprobs=True)
+    ticket, plain = scheduler.submit(asked), scheduler.submit(request(prompt_of(5), 9))
+    tokens = {ticket: [], plain: []}
+    while scheduler.busy:
+        for number, token in scheduler.step():
+            tokens[number].append(token)
+    assert drain_first not in tokens and all(t.logprob is None and t.top == () for t in tokens[plain])
+    spoken = [t for t in tokens[ticket] if t.row == -1]
+    assert spoken == tokens[ticket][:30] and [t.id for t in spoken] == list(prompt)
+    assert spoken[0].logprob is None and spoken[0].top == ()
+    exact = by_the_book(model, list(prompt))
+    for i, token in enumerate(spoken[1:]):
+        assert_score(token, exact[i], 4)
+    for row in range(2):
+        said = [t for t in tokens[ticket] if t.row == row]
+        exact = by_the_book(model, list(prompt) + [t.id for t in said])
+        for i, token in enumerate(said):
+            assert_score(token, exact[29 + i], 4)
+
+
+def assert_score(token, exact, count):
+    assert math.isclose(token.logprob, exact[token.id], abs_tol=1e-4)
+    values, ids = exact.topk(count)
+    assert [id for id, _ in token.top] == ids.tolist()
+    assert all(math.isclose(a, b, abs_tol=1e-4) for (_, a), b in zip(token.top, values.tolist(), strict=True))
+
+
+def test_scores_of_a_prompt_survive_preemption():
+    model = model_of()
+    scheduler = Scheduler(model, TOKENIZER, cache_tokens=96, page=4, chunk=8)
+    ticket = scheduler.submit(request(prompt_of(50, seed=1), 4, prompt_logprobs=True, logprobs=0))
+    tokens = [token for _ in range(3) for _, token in scheduler.step()]
+    assert len(tokens) == 25
+    scheduler.hold(ticket)
+    scheduler.submit(request(prompt_of(80), 4))
+    drain(scheduler)
+    scheduler.release(ticket)
+    while scheduler.busy:
+        tokens += [token for number, token in scheduler.step() if number == ticket]
+    assert scheduler.stats()["preemptions"]
+    exact = by_the_book(model, list(prompt_of(50, seed=1)))
+    assert [t.id for t in tokens if t.row == -1] == list(prompt_of(50, seed=1))
+    for i, token in enumerate(tokens[1:50]):
+        assert math.isclose(token.logprob, exact[i, token.id], abs_tol=1e-4)
+
+
+def test_what_can_never_fit_is_refused():
+    scheduler = Scheduler(model_of(), TOKENIZER, cache_tokens=48, page=4)
+    with pytest.raises(UsageError, match="may take 60 tokens and the cache holds 48"):
+        scheduler.submit(request(prompt_of(50), 10))
+    scheduler.submit(request(prompt_of(40), 8))
+    drain(scheduler)
+    for bad in ({"logprobs": 21}, {"logprobs": -1}):
+        with pytest.raises(UsageError, match="logprobs"):
+            scheduler.submit(request([1], **bad))
+
+
+def test_a_model_that_diverged_leaves_the_books_in_order():
+    model = small_model()
+    scheduler = Scheduler(model, TOKENIZER)
+    tickets = [scheduler.submit(request(prompt_of(9, seed=n), samples=2)) for n in range(3)]
+    scheduler.step()
+    with torch.no_grad():
+        model.lm_head.weight[7] = float("nan")
+    with pytest.raises(CheckpointError, match="diverged"):
+        scheduler.step()
+    scheduler.check_integrity()
+    assert all(scheduler.done(ticket) for ticket in tickets) and scheduler.stats()["pages_used"] == 0
+
+
+def test_iterators_of_one_engine_take_turns():
+    engine, other = Engine(model_of(), TOKENIZER, finished=True), Engine(model_of(), TOKENIZER)
+    settings = {"max_tokens": 12, "temperature": 0, "stop_tokens": ()}
+    prompts = [prompt_of(12, seed=n) for n in range(3)]
+    first, second, third = (engine.generate(prompt, **settings) for prompt in prompts)
+    got = [next(first).id for _ in range(3)] + [next(second).id]
+    third.close()
+    second.close()
+    got += [token.id for token in first]
+    alone = [token.id for token in other.generate(prompts[0], **settings)]
+    assert got[:3] + got[4:] == alone and engine._kept.stats()["pages_used"] == 0
+
+
+def test_the_checker_sees_a_lost_answer():
+    scheduler = Scheduler(model_of(), TOKENIZER)
+    scheduler.submit(request(prompt_of(9)))
+    scheduler.step()
+    lost = scheduler._running.pop()
+    with pytest.raises(EngineError, match="other sequences"):
+        scheduler.check_integrity()
+    scheduler._running.append(lost)
+    scheduler._waiting.append(lost)
+    with pytest.raises(EngineError):
+        scheduler.check_integrity()
