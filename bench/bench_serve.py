@@ -223,11 +223,15 @@ class Soak:
         stats = await self.client.settled()
         await asyncio.sleep(1.0)
         engine = (await self.client.stats())["engine"]
-        held = engine.get("pages_used", 0) - engine.get("pages_cached", 0)
         memory, files = (
             (sum(facts) for facts in zip(*map(_process, family(self.pid)), strict=True)) if self.pid else (0, 0)
         )
-        return {"memory": memory, "files": files, "pages": held, "waiting": stats["requests"]["waiting_tokens"]}
+        return {
+            "memory": memory,
+            "files": files,
+            "pages": engine.get("pages_used", 0),
+            "waiting": stats["requests"]["waiting_tokens"],
+        }
 
     async def reads(self):
         """Reads its answer to the end."""

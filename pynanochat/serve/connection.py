@@ -29,7 +29,7 @@ class Listener(web.Server):
             handler_cancellation=True,
             access_log=None,
             logger=logger,
-            keepalive_timeout=2 * limits.idle_seconds,  # ours comes first, and cuts what is unsent as well
+            keepalive_timeout=86_400,  # ours comes first, and cuts off what is unsent as well
             lingering_time=LINGER_SECONDS,
             auto_decompress=False,
         )

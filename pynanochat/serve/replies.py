@@ -118,6 +118,7 @@ def text_logprobs(tokenizer, tokens, top: int | None, offset: int) -> dict | Non
         result["tokens"].append(name(token.id))
         result["token_logprobs"].append(token.logprob)
         likely = {name(id): logprob for id, logprob in reversed(token.top[:top])}  # of equal names the likelier
+        likely.setdefault(result["tokens"][-1], token.logprob)
         result["top_logprobs"].append(None if token.logprob is None else likely)
         result["text_offset"].append(offset)
         offset += len(result["tokens"][-1])

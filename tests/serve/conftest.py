@@ -51,6 +51,7 @@ class Served:
         """Wait until nothing is left in the engine or at the desk."""
         for _ in range(400):
             if not self.engine.live and not self.app.desk.visits:
+                assert self.app.desk.waiting_tokens == 0
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"left behind: {len(self.engine.live)} requests, {len(self.app.desk.visits)} visits")

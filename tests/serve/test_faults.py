@@ -271,6 +271,21 @@ async def test_a_client_that_closes_its_half_has_left(serve):
         writer.close()
 
 
+async def test_a_reader_that_stalls_and_closes_its_half_has_left_too(serve):
+    engine = FakeEngine(says("x" * 4000), context=5000)
+    async with serve(engine) as served:
+        _, writer = await connect(served, buffer=4096)
+        writer.write(whole(CHAT | {"stream": True}))
+        await until(lambda: engine.made > 100)
+        made = -1
+        while made != engine.made:
+            made = engine.made
+            await asyncio.sleep(0.1)
+        writer.write_eof()
+        await until(lambda: not engine.live)  # long before stall_seconds
+        writer.close()
+
+
 async def test_a_client_that_waits_in_the_queue_may_leave_it(serve):
     engine = FakeEngine(most_rows=1)
     engine.gate.clear()

@@ -37,7 +37,7 @@ async def test_a_key_opens_everything_but_pages_and_health(serve):
         for headers in (
             {},
             {"Authorization": "Bearer wrong"},
-            {"Authorization": "Basic s3cret"},
+            {"Authorization": "Basic s3cret-\u00e9"},
             {"Authorization": "Bearer "},
         ):
             status, answer, back = await served.post("/v1/chat/completions", CHAT, headers=headers)

@@ -106,7 +106,7 @@ async def test_completions(serve):
         ids = await client.completions.create(model="toy", prompt=[104, 105], max_tokens=2, echo=True, logprobs=0)
         assert ids.choices[0].text == "hixy" and ids.choices[0].finish_reason == "length"
         assert ids.choices[0].logprobs.token_logprobs == [None, LOGPROB, LOGPROB, LOGPROB]
-        assert ids.choices[0].logprobs.top_logprobs == [None, {}, {}, {}]
+        assert ids.choices[0].logprobs.top_logprobs == [None] + [{token: LOGPROB} for token in "ixy"]
         scored = await client.completions.create(model="toy", prompt="abc", max_tokens=0, echo=True, logprobs=1)
         assert scored.choices[0].text == "abc" and len(scored.choices[0].logprobs.tokens) == 3
         bare = await client.completions.create(model="toy", prompt="abc", stop="z")
