@@ -13,44 +13,63 @@ from pathlib import Path
 import pytest
 
 from pynanochat import chat
-from pynanochat.errors import CheckpointError, UsageError
+from pynanochat.chat import files
+from pynanochat.errors import CheckpointError, DataError, UsageError
+from tests.chat.emulator import Emulator
 
 ROOT = Path(__file__).parent.parent
 CHILD = """
 import sys, time
 from types import SimpleNamespace
-from pynanochat import chat
+from pynanochat.chat.talk import Talk
+from pynanochat.engine.events import Event
+from pynanochat.errors import CheckpointError, UsageError
+
+SAYS = {
+    "sum": [("text", "It is "), ("tool_call", "1+1"), ("tool_output", "2"), ("text", "two."), ("tool_call", "1/0"),
+            ("text", " Or not.")],
+    "evil": [("text", "[bold]\\x1b]0;owned\\x07\\x9b31m"), ("tool_call", "\\x1b[2J\\n9"),
+             ("text", "&#27;]0;entity&#7;")],
+    "markdown": [("text", piece) for piece in "# Title\\n\\nSome **bo" "ld** words,\\nand <b>these</b>.\\n\\n"
+                 "- one\\n- two\\n\\n```python\\nx = 1\\n```\\n[link](http://a.b)"],
+    "lines": [("text", f"line {i}  \\n") for i in range(100)],
+    "old": [("notice", "NOTE"), ("text", "an answer")],
+}
 
 class Engine:
     "Answers with what it was asked, slowly where asked to count; remembers what it was given."
     model = SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: 2_500_000)])
+    tokenizer = SimpleNamespace(bos_id=256, special_id=lambda name: 257, encode=lambda text: list(text.encode()))
     def __init__(self, stage):
-        self.stage = stage
+        if stage == "rl":
+            raise CheckpointError("no checkpoint of stage rl")
+        self.stage = stage or sys.argv[1]
     def complete_events(self, text, **settings):
-        yield from self.events([("text", " and so on"), ("end", "length")])
+        return self.events([("text", " and so on"), ("end", "length")])
     def chat_events(self, messages, **settings):
         question = messages[-1]["content"]
-        if question == "count":
-            for i in range(600):
-                time.sleep(0.05)
-                yield from self.events([("text", f"n{i} ")])
-        elif question == "sum":
-            yield from self.events([("text", "It is "), ("tool_call", "1+1"), ("tool_output", "2"), ("text", "two."),
-                                    ("tool_call", "1/0"), ("text", " Or not.")])
-        elif question == "long":
-            raise chat.UsageError("the last message is too long")
-        elif question == "evil":
-            yield from self.events([("text", "[bold]\\x1b]0;owned\\x07\\x9b31m")])
-        else:
-            yield from self.events([("notice", "NOTE")] if question == "old" else [])
-            told = f"{len(messages)} messages, seed {settings['seed']}: "
-            yield from self.events([("text", told), ("text", question)])
-        yield from self.events([("end", "stop")])
+        if question == "long":
+            raise UsageError("the last message is too long")
+        if question in ("count", "stuck"):
+            return getattr(self, question)()
+        told = [f"{len(messages)} messages, seed {settings['seed']}: ", question]
+        if question == "settings":
+            told = [" ".join(f"{name}={value}" for name, value in settings.items())]
+        return self.events([*SAYS.get(question, [("text", text) for text in told]), ("end", "stop")])
+    def count(self):
+        for i in range(600):
+            time.sleep(0.05)
+            yield Event("text", f"n{i} ")
+    def stuck(self):
+        yield Event("text", "wait")
+        time.sleep(600)
     def events(self, pairs):
-        return [SimpleNamespace(kind=kind, text=text, forced=False) for kind, text in pairs]
+        for kind, text in pairs:
+            yield Event(kind, text, kind == "tool_output", 17 * (kind == "end"))
 
-settings = {"temperature": 0.8, "top_k": 50, "top_p": 1.0, "max_tokens": 99, "seed": 7}
-talk = chat.Talk(Engine(sys.argv[1]), settings, "toy")
+settings = {"temperature": 0.8, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "max_tokens": 99,
+            "seed": 7}
+talk = Talk(Engine, settings, "toy")
 talk.answer_once(sys.argv[2]) if len(sys.argv) > 2 else talk.converse()
 """
 
@@ -158,26 +177,180 @@ def test_ctrl_d_leaves(terminal):
     assert t.ends() == 0
 
 
+def shown(t, question):
+    """What stands on the terminal of the answer to `question`."""
+    t.read_to("> ")
+    t.say(question + "\r")
+    seen = t.read_to("tokens/s")
+    terminal = Emulator(200, 24).feed(seen)
+    assert not set(terminal.strange) - {"\x1b[?2004l", "\x1b[?2004h"}, seen  # readline's own
+    return terminal.text.splitlines()[1:-1]
+
+
 def test_tool_calls_are_blocks(terminal):
+    assert shown(terminal("sft"), "sum") == ["It is", "  │ 1+1 → 2", "two.", "  │ 1/0 (no result)", "Or not."]
+
+
+def test_markdown_is_shown_as_such(terminal):
+    t = terminal("sft")
+    lines = shown(t, "markdown")
+    assert [line.strip() for line in lines if line] == [
+        "Title", "Some bold words,", "and <b>these</b>.", "• one", "• two", "x = 1", "link (http://a.b)",
+    ]  # fmt: skip
+    assert shown(t, "lines") == [f"line {i}" for i in range(100)]
+
+
+def test_the_rate_is_told(terminal):
     t = terminal("sft")
     t.read_to("> ")
-    t.say("sum\r")
-    shown = plain(t.read_to("Or not."))
-    assert "It is [1+1 → 2]two.[1/0] Or not." in shown
+    t.say("hello\r")
+    assert "17 tokens in 0.0 s · " in t.read_to(" tokens/s")
 
 
 def test_what_the_model_says_cannot_drive_the_terminal(terminal):
     t = terminal("sft")
-    t.read_to("> ")
-    t.say("evil\r")
-    shown = t.read_to("31m")
-    assert "[bold]\ufffd]0;owned\ufffd\ufffd31m" in shown
+    lines = shown(t, "evil")
+    assert lines == [
+        "[bold]\ufffd]0;owned\ufffd\ufffd31m", "  │ \ufffd[2J", "  │ 9 (no result)", "\ufffd]0;entity\ufffd",
+    ]  # fmt: skip
     t.say("old\r")
     t.read_to("NOTE")
     t.say("long\r")
     t.read_to("error: the last message is too long")
     t.say("next\r")
     t.read_to("5 messages")
+
+
+def test_settings(terminal):
+    t = terminal("sft")
+    for command, told in (
+        ("/temperature 0.25", "temperature 0.25"),
+        ("/topk 3", "topk 3"),
+        ("/topp 0.5", "topp 0.5"),
+        ("/minp 0.1", "minp 0.1"),
+        ("/penalty 1.3", "penalty 1.3"),
+        ("/repetitionpenalty 1.2", "penalty 1.2"),
+        ("/maxtokens 12", "maxtokens 12"),
+        ("/seed off", "seed off"),
+        ("/temperature hot", "error: /temperature hot: use a number"),
+        ("/topk 2.5", "error: /topk 2.5: use a whole number"),
+        ("/temperature -1", "error: temperature=-1"),
+        ("/maxtokens 0", "error: max_tokens=0: use 1 or more"),
+        ("/topk", "topk 3"),
+        ("/settings", "stage sft"),
+    ):
+        t.say(command + "\r")
+        t.read_to(told)
+    assert shown(t, "settings") == [
+        "temperature=0.25 top_k=3 top_p=0.5 min_p=0.1 repetition_penalty=1.2 max_tokens=12 seed=None"
+    ]
+
+
+@pytest.mark.parametrize("command", ["/retry", "/regenerate"])
+def test_an_answer_is_made_again(command, terminal):
+    t = terminal("sft")
+    t.say(command + "\r")
+    t.read_to("error: there is no message to answer again")
+    t.say("hello\r")
+    t.read_to("1 messages, seed 7: hello")
+    t.say(command + "\r")
+    t.read_to("1 messages, seed 8: hello")
+    t.say("more\r")
+    t.read_to("3 messages, seed 9: more")
+
+
+def test_another_stage_of_the_run(terminal):
+    t = terminal("sft")
+    t.say("hello\r")
+    t.read_to("7: hello")
+    t.say("/stage pretrain\r")
+    t.read_to("toy · pretrain · ")
+    t.read_to("it continues your text")
+    t.say("Once\r")
+    assert "Once and so on" in plain(t.read_to("(cut off"))
+    t.say("/stage rl\r")
+    t.read_to("error: no checkpoint of stage rl")
+    t.say("/stage sft\r")
+    t.read_to("toy · sft")
+    t.say("more\r")
+    t.read_to("3 messages, seed 9: more")
+
+
+def test_a_conversation_in_a_file(terminal, tmp_path):
+    t = terminal("sft")
+    for name in ("talk.json", "talk.jsonl"):
+        t.say("sum\r")
+        t.read_to("Or not.")
+        t.say(f"/save {tmp_path}/{name}\r")
+        t.read_to(f"messages written to {tmp_path}/{name}")
+    saved = files.load(tmp_path / "talk.json")
+    assert saved[0] == {"role": "user", "content": "sum"} and len(saved) == 2
+    assert [part["type"] for part in saved[1]["content"]] == [
+        "text",
+        "python",
+        "python_output",
+        "text",
+        "python",
+        "text",
+    ]
+    t = terminal("sft")
+    t.say(f"/load {tmp_path}/talk.jsonl\r")
+    loaded = Emulator(200, 24).feed(t.read_to("4 messages from")).text
+    assert "> sum\nIt is\n  │ 1+1 → 2\ntwo.\n" in loaded
+    t.say("more\r")
+    t.read_to("5 messages, seed 7: more")
+    (tmp_path / "asked.json").write_text('[{"role": "user", "content": "well?"}]')
+    t.say(f"/load {tmp_path}/asked.json\r")
+    t.read_to("/retry answers the last one")
+    t.say("/retry\r")
+    t.read_to("1 messages, seed 8: well?")
+    (tmp_path / "odd.json").write_text('[{"role": "assistant", "content": "me first"}]')
+    for command, told in (
+        ("/load", "name a file"),
+        ("/load nowhere.json", "cannot read nowhere.json"),
+        (f"/load {tmp_path}/odd.json", "error: message 0 has role"),
+        ("/save", "/save FILE writes"),
+        (f"/save {tmp_path}/no/folder.json", "cannot write"),
+    ):
+        t.say(command + "\r")
+        t.read_to(told)
+    t.say("more\r")
+    t.read_to("3 messages, seed 9: more")
+
+
+def test_files_that_hold_something_else(tmp_path):
+    messages = [{"role": "user", "content": "caf\u00e9"}, {"role": "assistant", "content": "yes"}]
+    for name in ("a.json", "a.jsonl"):
+        files.save(tmp_path / name, messages[:1])
+        files.save(tmp_path / name, messages)
+        assert files.load(tmp_path / name) == messages
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
+    for content in (b"not JSON", b"\xff", b"[]", b'{"messages": 3}', b"7"):
+        (tmp_path / "b.json").write_bytes(content)
+        with pytest.raises(DataError):
+            files.load(tmp_path / "b.json")
+        with pytest.raises(DataError):
+            files.save(tmp_path / "b.json", messages)
+        assert (tmp_path / "b.json").read_bytes() == content
+
+
+def test_ctrl_c_twice_leaves_the_answer_at_once(terminal):
+    t = terminal("sft")
+    t.say("stuck\r")
+    t.read_to("wait")
+    t.say("\x03")
+    time.sleep(0.2)
+    t.say("\x03")
+    t.read_to("(interrupted)")
+    t.say("still there?\r")
+    t.read_to("3 messages, seed 8: still there?")
+
+
+def test_tab_completes_commands(terminal):
+    t = terminal("sft")
+    t.read_to("> ")
+    t.say("/temp\t0.5\r")
+    t.read_to("temperature 0.5")
 
 
 def test_history_lasts(terminal, tmp_path):
@@ -198,7 +371,7 @@ def test_history_lasts(terminal, tmp_path):
 
 def test_a_base_model_says_that_it_continues(terminal):
     t = terminal("pretrain")
-    t.read_to("only a base model (stage pretrain)")
+    t.read_to("a base model (stage pretrain)")
     t.read_to("> ")
     t.say("Once upon\r")
     assert "Once upon and so on" in plain(t.read_to("(cut off"))
@@ -218,7 +391,7 @@ def run(*argv, cwd=ROOT, **more):
 def test_one_answer_into_a_pipe_is_bare():
     assert run(sys.executable, "-c", CHILD, "sft", "sum").stdout == "It is two. Or not.\n"
     result = run(sys.executable, "-c", CHILD, "sft", "old")
-    assert (result.stdout, result.stderr) == ("1 messages, seed 7: old\n", "NOTE\n")
+    assert (result.stdout, result.stderr) == ("an answer\n", "NOTE\n")
     result = run(sys.executable, "-c", CHILD, "pretrain", "Once")
     assert result.stdout == " and so on\n" and "only a base model" in result.stderr
 

@@ -16,6 +16,8 @@ class Event(NamedTuple):
     text: str
     forced: bool = False
     """Of a tool_output: it came from the tool. The model may also write one by itself."""
+    tokens: int = 0
+    """Of an end: how many the answer took, special tokens and tool outputs included."""
 
 
 class EventReader:
@@ -28,9 +30,11 @@ class EventReader:
         self.kind = "text"
         self._decoder = StreamDecoder(tokenizer)
         self._held = ""
+        self._tokens = 0
 
     def read(self, token) -> list[Event]:
         """The events that `token` (a requests.Token) completes."""
+        self._tokens += 1
         if token.id not in self._special:
             piece = self._decoder.feed(token.id)
             if self.kind == "text":
@@ -43,7 +47,7 @@ class EventReader:
 
     def close(self, finish: str) -> list[Event]:
         """The rest, and the end."""
-        return [*self._flush(False), Event("end", finish)]
+        return [*self._flush(False), Event("end", finish, tokens=self._tokens)]
 
     def _flush(self, forced):
         """The event under way, with an unfinished character as U+FFFD."""
