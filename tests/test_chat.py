@@ -19,7 +19,7 @@ from tests.chat.emulator import Emulator
 
 ROOT = Path(__file__).parent.parent
 CHILD = """
-import sys, time
+import signal, sys, time
 from types import SimpleNamespace
 from pynanochat.chat.talk import Talk
 from pynanochat.engine.events import Event
@@ -62,6 +62,9 @@ class Engine:
             yield Event("text", f"n{i} ")
     def stuck(self):
         yield Event("text", "wait")
+        while not signal.getsignal(signal.SIGINT).__self__.pressed:
+            time.sleep(0.01)
+        print("noticed", flush=True)
         time.sleep(600)
     def events(self, pairs):
         for kind, text in pairs:
@@ -339,7 +342,7 @@ def test_ctrl_c_twice_leaves_the_answer_at_once(terminal):
     t.say("stuck\r")
     t.read_to("wait")
     t.say("\x03")
-    time.sleep(0.2)
+    t.read_to("noticed")
     t.say("\x03")
     t.read_to("(interrupted)")
     t.say("still there?\r")
