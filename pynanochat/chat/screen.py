@@ -12,8 +12,9 @@ Lines that have left the terminal at its top stay as they were.
 import time
 
 from markdown_it import MarkdownIt
-from rich.markdown import Heading, Markdown
+from rich.markdown import CodeBlock, Heading, Markdown
 from rich.segment import Segment, Segments
+from rich.syntax import Syntax
 
 SHORTEST = 0.04
 """Seconds between two renderings."""
@@ -34,10 +35,17 @@ class PlainHeading(Heading):
         yield self.text
 
 
+class PlainCode(CodeBlock):
+    """Code set in a little, without rows of nothing above and below."""
+
+    def __rich_console__(self, console, options):
+        yield Syntax(str(self.text).rstrip(), self.lexer_name, theme=self.theme, word_wrap=True, padding=(0, 2))
+
+
 class Answer(Markdown):
     """Markdown in which nothing that the model wrote gets lost: HTML is text, a line break is a line break."""
 
-    elements = Markdown.elements | {"heading_open": PlainHeading}
+    elements = Markdown.elements | {"heading_open": PlainHeading, "fence": PlainCode, "code_block": PlainCode}
 
     def __init__(self, text: str):
         super().__init__("", code_theme="ansi_dark", hyperlinks=False)

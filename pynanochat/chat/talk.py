@@ -141,7 +141,7 @@ class Talk:
     def _rate(self, tokens, seconds):
         if self.out.is_terminal:
             what = "1 token" if tokens == 1 else f"{tokens:,} tokens"
-            self._note(f"{what} in {seconds:.1f} s · {tokens / max(seconds, 1e-9):,.1f} tokens/s")
+            self._note(f"{what} in {seconds:.1f} s · {tokens / max(seconds, 1e-9):,.1f} tokens/s\n")
 
     def _note(self, text):
         """Something that is not the answer: dim on a terminal, on standard error elsewhere."""

@@ -60,7 +60,7 @@ def test_markdown_is_rendered():
     assert lines[0] == "A title" and "Some bold words and code, and a line" in lines
     assert "that goes on in the next line." in lines  # its own line, as it was written
     assert " 1 one" in lines and " 2 two with more words than fit on one line of a narrow" in lines
-    assert "     return x" in lines and "```" not in terminal.text
+    assert "      return x" in lines and "```" not in terminal.text
     assert "<b>not HTML</b> if a < b & c > d \U0001f680 caf\u00e9 \u4e16\u754c" in lines
 
 
