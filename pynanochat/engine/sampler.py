@@ -124,7 +124,8 @@ def _draw_filtered(logits, settings, numbers, window):
     place = draw(weights.gather(1, order), numbers).clamp(max=window - 1)  # where logits are not numbers it is beyond
     tokens = ids.gather(1, place[:, None]).squeeze(1)
     if window < logits.size(-1):
-        short = (smallest <= values[:, -1:]).squeeze(1)  # the next token, out of sight, might be kept too
+        last = values[:, -1:]  # what equals it may go on out of sight
+        short = ((smallest <= last) | ((kth <= last) & (top_k[:, None] > 0))).squeeze(1)
         if short.any():
             tokens[short] = _draw_filtered(logits[short], settings[short], numbers[short], logits.size(-1))
     return tokens

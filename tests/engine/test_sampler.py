@@ -210,6 +210,10 @@ def test_equal_logits_at_the_edge_stay_together():
         assert [token for token, share in enumerate(got) if share] == kept, sampling
     assert all(shares(torch.zeros(4), Sampling(1.0, 0, 0.5)))
     assert all(shares(torch.zeros(400), Sampling(1.0, 300)))
+    long_tie = torch.cat([torch.arange(40.0) / 20 + 1, torch.zeros(300)])
+    nucleus = Sampling(5.0, 50, 0.5)  # the share is of all that top-k left, the 300 equal to the 50th too
+    p = exact(long_tie.tolist(), nucleus)
+    assert p[50] and max(abs(a - b) for a, b in zip(shares(long_tie, nucleus), p, strict=True)) <= 1.01 / 4000
 
 
 @pytest.mark.parametrize(
