@@ -461,3 +461,19 @@ def test_a_full_storage_is_said_and_the_talk_goes_on(page, site):
     assert answers(page) == ["You said: hi"]
     ask(page, "still there")
     assert answers(page)[1] == "You said: still there"
+
+
+def test_a_conversation_deleted_while_it_is_answered_does_not_come_back(page, site):
+    site.engine.pace = 0.01
+    site.answers["go"] = "word " * 400
+    page.fill("#message", "go")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".row")
+    page.locator(".row").hover()
+    page.click("[aria-label='Delete go']")
+    page.wait_for_selector(".row", state="detached")
+    page.wait_for_timeout(150)
+    assert page.locator(".row").count() == 0
+    page.reload()
+    page.wait_for_selector(".stage", state="attached")
+    assert page.locator(".row").count() == 0

@@ -25,7 +25,7 @@ CASES = {
     "one\ntwo": "<p>one<br>two</p>",
     "one\n\ntwo": "<p>one</p><p>two</p>",
     "# One\n## Two #\n####### no": '<h3 class="md-h1">One</h3><h4 class="md-h2">Two</h4><p>####### no</p>',
-    "#### 1,230": '<h6 class="final-result">1,230</h6>',
+    "#### 1,230\n##### 7": '<h6 class="final-result">1,230</h6><h6 class="final-result">7</h6>',
     "---\n***": "<hr><hr>",
     "- a\n- b": '<ul class="tight"><li><p>a</p></li><li><p>b</p></li></ul>',
     "- a\n  - b": '<ul class="tight"><li><p>a</p><ul class="tight"><li><p>b</p></li></ul></li></ul>',

@@ -151,8 +151,6 @@ function figures({ usage, finish, state }) {
   if (usage.ttft_ms >= 0)
     found.push(h("span", { title: "Time to the first token" }, `${milliseconds(usage.ttft_ms)} to first token`));
   if (usage.context > 0) found.push(contextMeter(usage));
-  if (usage.dropped_turns > 0)
-    found.push(h("span", {}, `${usage.dropped_turns} oldest ${usage.dropped_turns === 1 ? "turn" : "turns"} left out`));
   return found;
 }
 
@@ -190,7 +188,7 @@ function trouble(node, actions) {
     "div",
     { class: "trouble", role: "alert" },
     icon("warn"),
-    h("div", {}, h("strong", {}, title), h("p", {}, message)),
+    h("div", {}, h("strong", {}, title), h("p", {}, message.charAt(0).toUpperCase() + message.slice(1))),
     button,
   );
 }

@@ -10,6 +10,7 @@ export class Library {
     this._store = store;
     this._changed = changed;
     this._open = new Map(); // by id: one object of a conversation, however often it is opened
+    this._removed = new Set(); // an answer that was under way must not bring its conversation back
     this._told = "";
     this.heads = [];
     store.onOtherTab(() => this.refresh());
@@ -25,6 +26,7 @@ export class Library {
   }
 
   async keep(conversation) {
+    if (this._removed.has(conversation.id)) return;
     this._open.set(conversation.id, conversation);
     await this._try(() => this._store.save(conversation));
     await this.refresh();
@@ -50,11 +52,13 @@ export class Library {
 
   async remove(id) {
     this._open.delete(id);
+    this._removed.add(id);
     await this._try(() => this._store.remove(id));
     await this.refresh();
   }
 
   restore(conversation) {
+    this._removed.delete(conversation.id);
     return this.keep(conversation);
   }
 

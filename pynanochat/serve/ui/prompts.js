@@ -6,7 +6,7 @@ const TOY = [
     kind: "A word problem",
     text: "Mira has 23 beads, gives away 8 and then gets 15 more. How many beads does Mira have now?",
   },
-  { kind: "Spelling", text: "How many times does the letter e appear in the word cheese?" },
+  { kind: "Spelling", text: "How many times does the letter e appear in the word 'cheese'?" },
   { kind: "What it does not know", text: "What is Japan?" },
 ];
 

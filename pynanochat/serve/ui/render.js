@@ -78,7 +78,7 @@ const setText = (target, before, after) => {
 };
 
 const isResult = (node) =>
-  node.n === 4 && node.c.length === 1 && node.c[0].t === "text" && /^[-+$\d.,/ %]+$/.test(node.c[0].s);
+  node.n >= 4 && node.c.length === 1 && node.c[0].t === "text" && /^[-+$\d.,/ %]+$/.test(node.c[0].s);
 
 const KINDS = {
   text: {

@@ -11,7 +11,7 @@ export const shade = (probability) => BOUNDS.filter((bound) => probability >= bo
 export function percent(probability) {
   if (probability >= 0.9995) return "100 %";
   if (probability >= 0.1) return `${(probability * 100).toFixed(1)} %`;
-  return probability < 0.0001 ? "under 0.01 %" : `${(probability * 100).toFixed(2)} %`;
+  return probability < 0.0001 ? "<0.01 %" : `${(probability * 100).toFixed(2)} %`;
 }
 
 // `tokens` is [[text, logprob, [[text, logprob], ...]], ...].

@@ -35,7 +35,7 @@ const CHARTS = [
   { title: "Reward", unit: "of sampled answers, mean of a step", format: share, raw: ["reward"], fromZero: true },
   { title: "Held-out questions", unit: "part answered right", format: share, dots: /^pass@\d+$/, fromZero: true },
   { title: "Length of answers", unit: "tokens", format: short, raw: ["answer_tokens"], dots: ["val_answer_tokens"] },
-  { title: "Learning rate", unit: "factor or rate", format: small, plain: ["lr"], fromZero: true },
+  { title: "Learning rate", unit: "factor on each rate", format: small, plain: ["lr"], fromZero: true },
   { title: "Speed", unit: "tokens/s", format: short, raw: ["tokens_per_second"], fromZero: true },
   { title: "MFU", unit: "part of the peak FLOP rate", format: share, raw: ["mfu"], fromZero: true },
   { title: "Gradient norm", unit: "", format: short, raw: ["gradient_norm"], fromZero: true },
