@@ -22,7 +22,7 @@ from pynanochat.serve.server import Server
 from tests.serve.fakes import ByteTokenizer, FakeEngine, ids_of
 
 STAGES = ("pretrain", "midtrain", "sft", "rl")
-TIMEOUT_MS = 10_000
+TIMEOUT_MS = 30_000
 WATCHES = """
   window.violations = [];
   document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective));

@@ -166,7 +166,9 @@ def test_attacks_in_an_imported_file_wherever_it_has_text(page, site):
     page.wait_for_selector(".compare .trouble")
     assert not strangers(page)
     for number in range(0, len(ATTACKS), 6):
-        page.locator(".row .open").nth(number).click()
+        row = page.locator(".row").nth(number)
+        row.locator(".open").click()
+        until(page, f"location.hash === '#{row.get_attribute('data-id')}'")
         page.wait_for_selector(".compare .trouble")
         page.locator("[aria-label='Token probabilities']").first.click()
         page.locator(".token").first.hover()
