@@ -219,11 +219,11 @@ class PagedCache:
                 for group, pages in zip(self.groups, sequence.pages, strict=True):
                     group.pool.name(pages[i], sequence.names[-1])
         for group, pages in zip(self.groups, sequence.pages, strict=True):
-            for i in range(group.first_page(sequence.length, self.page) - 1, -1, -1):
-                if pages[i] < 0:
-                    break
-                group.pool.give_back(pages[i])
-                pages[i] = group.tables[sequence.slot, i] = -1
+            behind = group.first_page(sequence.length, self.page) - 1
+            while behind >= 0 and pages[behind] >= 0:
+                group.pool.give_back(pages[behind])
+                pages[behind] = group.tables[sequence.slot, behind] = -1
+                behind -= 1
 
     def fork(self, sequence: Sequence) -> Sequence | None:
         """One with the same tokens: full pages are shared, the last one is copied. None where memory is short."""

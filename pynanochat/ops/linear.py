@@ -16,7 +16,7 @@ from pynanochat import _C
 from pynanochat.ops.backends import choose, implement, pick
 from pynanochat.ops.register import define, differentiate
 
-FEW_ROWS = 64  # of x: below, packing the weight costs more than the product gains
+FEW_ROWS = 16  # of x: below, packing the weight costs more than the product gains
 
 
 def linear_reference(x, weight):

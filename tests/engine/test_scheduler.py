@@ -198,7 +198,7 @@ actions = st.lists(
 )
 
 
-@given(actions, st.sampled_from((56, 80, 400)), st.sampled_from((3, 16)), st.integers(1, 5))
+@given(actions, st.sampled_from((64, 80, 400)), st.sampled_from((3, 16)), st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_any_schedule(actions, cache_tokens, chunk, rows):
     scheduler = Scheduler(model_of(), TOKENIZER, cache_tokens=cache_tokens, page=4, chunk=chunk, most_rows=rows)
