@@ -2,6 +2,7 @@
 
 import torch
 
+from pynanochat.checkpoint import Writer, folder_of
 from pynanochat.model import GPT, GPTConfig
 from pynanochat.tokenizer import SPECIAL_TOKENS
 
@@ -56,3 +57,15 @@ class Scripted:
         for row, position in enumerate(cache.positions[at].tolist()):
             logits[row, self.script[position + 1 - self.prompt_length]] = 100.0
         return logits
+
+
+def save_run(folder, tokenizer, stages, **fields):
+    """A run folder with a small model for each of `stages`, the first made from seed 0, the next from seed 1."""
+    tokenizer.save(folder / "tokenizer")
+    for seed, stage in enumerate(stages):
+        model = small_model(seed, vocab_size=len(tokenizer), **fields)
+        writer = Writer(folder_of(folder / stage, 10))
+        writer.begin()
+        writer.tensors("model", model.state_dict())
+        writer.state("state", {"model": model.config.to_dict()})
+        writer.commit()

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from pynanochat import chat
-from pynanochat.checkpoint import Writer, folder_of
 from pynanochat.engine import Engine
 from pynanochat.errors import CheckpointError, UsageError
 from pynanochat.tokenizer import Tokenizer
-from tests.engine.fakes import small_model
+from tests.engine.fakes import save_run, small_model
 
 TEXT = "Anna lives in a red house by the sea. Ben sells bread for 3 coins. Caf\u00e9 \u4e16\u754c \U0001f680. "
 
@@ -23,14 +22,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("work")
     tokenizer = Tokenizer.train([TEXT * 50], vocab_size=300)
     for name, stages in (("base", ["pretrain"]), ("full", ["pretrain", "sft"])):
-        tokenizer.save(root / "runs" / name / "tokenizer")
-        for seed, stage in enumerate(stages):
-            model = small_model(seed, vocab_size=len(tokenizer))
-            writer = Writer(folder_of(root / "runs" / name / stage, 10))
-            writer.begin()
-            writer.tensors("model", model.state_dict())
-            writer.state("state", {"model": model.config.to_dict()})
-            writer.commit()
+        save_run(root / "runs" / name, tokenizer, stages)
     return root / "runs"
 
 
