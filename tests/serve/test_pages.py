@@ -31,6 +31,7 @@ async def test_pages_and_files(serve, ui):
             assert headers["Cache-Control"] == "no-cache"
             policy = headers["Content-Security-Policy"]
             assert "default-src 'none'" in policy and "script-src 'self'" in policy and "connect-src 'self'" in policy
+            assert "require-trusted-types-for 'script'" in policy
             assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
 
 
