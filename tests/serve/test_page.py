@@ -81,8 +81,10 @@ def test_answering_again_and_editing_make_branches_that_stay(page, site):
     page.click(".question [aria-label='Previous branch']")
     assert page.locator(".question .bubble").inner_text() == "one"
     assert answers(page) == ["first"], "the branch is where it was left"
-    page.click(".answer [aria-label='Next branch']")
+    page.focus(".answer [aria-label='Next branch']")
+    page.keyboard.press("Enter")
     assert answers(page) == ["first, differently"]
+    assert page.evaluate("document.activeElement.ariaLabel") == "Previous branch", "the keyboard stays where it was"
 
 
 def test_arrow_up_edits_the_last_message_and_escape_leaves_it(page):
@@ -239,7 +241,8 @@ def test_the_token_view_shows_probabilities_and_alternatives(page, site):
 def test_slash_commands_are_suggested_and_carried_out(page, site):
     page.fill("#message", "/te")
     assert page.locator("#suggestions li").count() == 1
-    assert page.get_attribute("#message", "aria-expanded") == "true"
+    assert page.get_attribute("#message", "aria-activedescendant") == "command-0"
+    assert page.locator("#command-0").get_attribute("aria-selected") == "true"
     page.keyboard.press("Tab")
     assert page.input_value("#message") == "/temperature "
     page.keyboard.type("1.5")

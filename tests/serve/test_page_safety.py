@@ -85,7 +85,7 @@ STRANGERS = """() => {
     + "blockquote table thead tbody tr th td details summary dl dt dd nav svg path section h2 i b input").split(" ");
   const names = ("class id title type tabindex role rel href target scope start disabled hidden open style d viewBox "
     + "aria-label aria-hidden aria-pressed aria-busy aria-current aria-describedby "
-    + "data-at data-by data-id data-index").split(" ");
+    + "data-parent data-by data-id data-index").split(" ");
   const found = [];
   for (const element of document.querySelectorAll("#turns *, .conversations *, #toasts *")) {
     if (!tags.includes(element.localName)) found.push(element.localName);

@@ -130,3 +130,15 @@ def test_ticks_are_round_and_the_nearest_point_is_found(new_page, site):
     near = "return argument.map((s) => m.nearest([[1, 'a'], [5, 'b'], [9, 'c']], s)[1]).join('');"
     assert module(page, "plot.js", near, [-3, 2.9, 3.1, 6, 8, 100]) == "aabbcc"
     assert module(page, "plot.js", "return m.smooth([[1, 4], [2, 4], [3, 4]]);") == [[1, 4], [2, 4], [3, 4]]
+
+
+def test_the_way_to_the_chat_is_shown_where_there_is_one(new_page, site):
+    page = new_page()
+    page.goto(site.address + "/watch")
+    page.click("#pages >> text=Chat")
+    page.wait_for_selector("#composer")
+    alone = new_page()
+    alone.route("**/v1/models", lambda route: route.fulfill(status=404, body="{}"))
+    alone.goto(site.address + "/watch")
+    alone.wait_for_selector("#nothing", state="visible")
+    assert alone.locator("#pages").is_hidden()

@@ -67,7 +67,6 @@ export class AnswerView {
     this._drawTokens(live);
     this._drawEnd(live);
     this._cost = performance.now() - started;
-    this.onDraw?.();
   }
 
   _drawTokens(live) {

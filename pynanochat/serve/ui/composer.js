@@ -2,7 +2,7 @@
 
 import { find, run } from "./commands.js";
 import { h, number, swapIcon } from "./dom.js";
-import { toast } from "./notify.js";
+import { announce, toast } from "./notify.js";
 
 const TALLEST = 240; // pixels
 
@@ -40,10 +40,6 @@ export class Composer {
   set text(value) {
     this.area.value = value;
     this._changed();
-  }
-
-  get text() {
-    return this.area.value;
   }
 
   // Close the suggestions; false where none were open.
@@ -94,7 +90,7 @@ export class Composer {
   _suggest(found) {
     const { list, area } = this;
     list.hidden = !found.length;
-    area.setAttribute("aria-expanded", String(found.length > 0));
+    if (found.length && found.length !== this._found?.length) announce(`${found.length} commands. Arrow keys choose.`);
     this._found = found;
     this._selected = 0;
     list.replaceChildren(...found.map((command, i) => this._option(command, i)));

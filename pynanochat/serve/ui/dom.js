@@ -3,16 +3,6 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 const ICONS = {
-  plus: ["M12 5v14", "M5 12h14"],
-  menu: ["M4 7h16", "M4 12h16", "M4 17h10"],
-  sliders: [
-    "M4 8h10",
-    "M18 8h2",
-    "M14 8a2 2 0 1 0 4 0a2 2 0 1 0 -4 0",
-    "M4 16h2",
-    "M10 16h10",
-    "M6 16a2 2 0 1 0 4 0a2 2 0 1 0 -4 0",
-  ],
   columns: ["M5 5h14v14h-14z", "M12 5v14"],
   send: ["M12 19v-14", "M6 11l6 -6l6 6"],
   stop: ["M8 8h8v8h-8z"],
@@ -23,11 +13,9 @@ const ICONS = {
   tokens: ["M4 7h5v4h-5z", "M11 7h9v4h-9z", "M4 14h9v4h-9z", "M15 14h5v4h-5z"],
   left: ["M14 6l-6 6l6 6"],
   right: ["M10 6l6 6l-6 6"],
-  down: ["M6 10l6 6l6 -6"],
   close: ["M6 6l12 12", "M18 6l-12 12"],
   trash: ["M5 7h14", "M10 7v-2h4v2", "M7 7l1 12h8l1 -12"],
   download: ["M12 4v11", "M7 11l5 5l5 -5", "M5 20h14"],
-  upload: ["M12 16v-11", "M7 9l5 -5l5 5", "M5 20h14"],
   sun: [
     "M8 12a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
     "M12 3v2",
@@ -41,13 +29,9 @@ const ICONS = {
   ],
   moon: ["M19 14.5a7.5 7.5 0 1 1 -9.5 -9.5a6 6 0 0 0 9.5 9.5z"],
   auto: ["M4 12a8 8 0 1 0 16 0a8 8 0 1 0 -16 0", "M12 4v16", "M12 8l5.5 -1.5", "M12 12h8", "M12 16l5.5 1.5"],
-  chart: ["M4 4v16h16", "M7 15l4 -5l3 3l5 -7"],
-  help: ["M4 12a8 8 0 1 0 16 0a8 8 0 1 0 -16 0", "M9.6 9.6a2.4 2.4 0 1 1 3.4 2.2c-.7 .4 -1 .8 -1 1.7", "M12 16.4v.1"],
-  search: ["M5 10.5a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0 -11 0", "M14.6 14.6l4.4 4.4"],
   warn: ["M12 4l9 16h-18z", "M12 10v4", "M12 17v.1"],
   calc: ["M6 4h12v16h-12z", "M9 8h6", "M9 12h.1", "M12 12h.1", "M15 12h.1", "M9 16h.1", "M12 16h.1", "M15 16h.1"],
   key: ["M4 15a4 4 0 1 0 8 0a4 4 0 1 0 -8 0", "M11 12l8 -8", "M16 7l3 3"],
-  chat: ["M4 5h16v11h-9l-4 4v-4h-3z"],
 };
 
 // h("button", {class: "icon", label: "Copy", on: {click}}, ...children): a property is an attribute, but for `on`

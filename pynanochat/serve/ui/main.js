@@ -97,6 +97,7 @@ class App {
       turn: (parent, by) => {
         turnTo(this.current, parent, by);
         this._changed();
+        this.thread.focusArrows(parent, by);
       },
       key: async (id) => {
         if (!(await askKey())) return;

@@ -50,11 +50,6 @@ export class Talk extends EventTarget {
     return this._answer(conversation, parent, compare ? models : [this.model], compare);
   }
 
-  // Answer a message that has none.
-  answer(conversation, id) {
-    return this._answer(conversation, id);
-  }
-
   stop(conversation) {
     for (const one of this._running.values()) if (one.conversation === conversation) one.controller.abort();
   }

@@ -94,7 +94,6 @@ export class Thread {
     const element = h("li", { class: compared ? "turn compare" : "turn" }, ...views.map((view) => view.element));
     if (compared) {
       element.append(arrows);
-      element.style.setProperty("--columns", String(nodes.length));
     } else views[0].foot.prepend(arrows);
     return { element, views, arrows };
   }
@@ -106,22 +105,25 @@ export class Thread {
       view.choose?.setAttribute("aria-pressed", String(view.node.id === chosen));
     }
     arrows.hidden = count < 2;
+    arrows.dataset.parent = parent;
     if (arrows.hidden) return arrows.replaceChildren();
-    if (arrows.dataset.at === `${index}/${count}`) return undefined;
-    arrows.dataset.at = `${index}/${count}`;
-    const focused = arrows.contains(document.activeElement) && document.activeElement.dataset.by;
     const button = (by, name, label) =>
       iconButton(name, label, () => this.actions.turn(parent, by), {
         disabled: index + by < 0 || index + by >= count,
         "data-by": by,
       });
-    arrows.replaceChildren(
+    return arrows.replaceChildren(
       button(-1, "left", "Previous branch"),
       h("span", { label: `Branch ${index + 1} of ${count}`, role: "img" }, `${index + 1}/${count}`),
       button(1, "right", "Next branch"),
     );
-    if (focused) arrows.querySelector(`[data-by="${focused}"]:not(:disabled)`)?.focus();
-    return undefined;
+  }
+
+  // Going to another branch puts other elements in place: the keyboard stays at the arrows of `parent`'s branches.
+  focusArrows(parent, by) {
+    const arrows = [...this.list.querySelectorAll(".branches")].find((one) => one.dataset.parent === parent);
+    const buttons = [...(arrows?.querySelectorAll("button:not(:disabled)") ?? [])];
+    (buttons.find((button) => button.dataset.by === String(by)) ?? buttons[0])?.focus();
   }
 
   _atEnd() {

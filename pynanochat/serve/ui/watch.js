@@ -54,7 +54,17 @@ class Watch {
       ]),
     );
     document.getElementById("theme").append(themeButton());
+    this._offerChat();
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.load());
+  }
+
+  // `pynanochat watch` serves this page alone: there is no chat to go to.
+  async _offerChat() {
+    const status = await getJson("v1/models").then(
+      () => 200,
+      (error) => error.status,
+    );
+    document.getElementById("pages").hidden = status === 404;
   }
 
   // Read the data, draw them, and come back.
