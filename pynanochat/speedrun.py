@@ -113,9 +113,10 @@ def carry_out(run, stages, processes: int, fresh: bool) -> None:
                 run.carry_out(stage)
     report = write_report(run.folder)
     print(f"\nreport: {report}")
-    print(f"done in {duration(time.perf_counter() - started)}; talk to the model with:\n")
+    print(f"done in {duration(time.perf_counter() - started)}; talk to the model in a browser or here:\n")
     name = run.folder.name if run.folder.parent == Path("runs") else str(run.folder)
-    print(f"    pynanochat chat --run {shlex.quote(name)}")
+    for command in ("serve", "chat"):
+        print(f"    pynanochat {command} --run {shlex.quote(name)}")
 
 
 def launch(run, stage: str, processes: int) -> None:
