@@ -14,6 +14,15 @@ def answers(page):
     return page.locator(".answer .markdown").all_inner_texts()
 
 
+def stored(condition):
+    """JavaScript: whether it holds for the nodes of the conversations that the browser keeps."""
+    return f"""(async () => {{
+      const {{ Store }} = await import("/ui/store.js");
+      const nodes = (await (await Store.open()).all()).flatMap((one) => Object.values(one.nodes));
+      return {condition};
+    }})()"""
+
+
 def asked(site):
     return [stage for stage, _ in site.engine.requests]
 
@@ -138,7 +147,7 @@ def test_an_answer_under_way_when_the_page_is_left_is_kept_as_far_as_it_came(pag
     page.keyboard.press("Enter")
     until(page, "document.querySelector('.answer .markdown').innerText.length > 50")
     page.evaluate("window.dispatchEvent(new Event('pagehide'))")
-    page.wait_for_timeout(100)
+    until(page, stored("nodes.some((node) => node.events?.[0]?.text.length > 50)"))
     page.reload()
     page.wait_for_selector(".answer")
     assert answers(page)[0].startswith("word word")
@@ -149,6 +158,7 @@ def test_conversations_are_listed_searched_renamed_deleted_and_brought_back(page
     ask(page, "all about apples")
     page.keyboard.press("Control+Shift+N")
     ask(page, "all about pears")
+    until(page, "document.querySelectorAll('.row').length === 2")
     titles = page.locator(".row .open")
     assert titles.all_inner_texts() == ["all about pears", "all about apples"]
     page.fill("[type=search]", "APPLES said")
@@ -166,7 +176,7 @@ def test_conversations_are_listed_searched_renamed_deleted_and_brought_back(page
     page.locator(".row", has_text="apples").hover()
     page.click("[aria-label='Delete all about apples']")
     until(page, "document.querySelectorAll('.row').length === 1")
-    assert page.locator(".question").count() == 0
+    page.wait_for_selector(".question", state="detached")
     page.click(".toast-action")
     until(page, "document.querySelectorAll('.row').length === 2")
     assert page.locator(".bubble").inner_text() == "all about apples"
@@ -448,7 +458,7 @@ def test_two_tabs_do_not_overwrite_each_other(page, site):
     page.click("[aria-label='Answer again']")
     until(page, "document.querySelector('.answer .branches').innerText === '2/2'")
     page.wait_for_selector(".writing", state="detached")
-    page.wait_for_timeout(100)
+    until(page, stored("nodes.length === 5"))
     other.reload()
     other.wait_for_selector(".answer")
     other.click(".answer [aria-label='Previous branch']")
