@@ -209,6 +209,7 @@ const codeText = (text) => {
 const count = (text, char) => text.split(char).length - 1;
 
 function closingBracket(source, at) {
+  if (!source.includes("]", at)) return -1;
   let open = 0;
   for (let i = at; i < Math.min(source.length, at + MOST_LINK); i++) {
     if (source[i] === "\\") i += 1;
