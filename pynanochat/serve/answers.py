@@ -34,7 +34,7 @@ class Answers:
         call = read_chat(await read_json(request, self.limits), self.limits, self.defaults)
         prompt, reply, model = await self._chat_prompt(call)
         wishes = call.wishes
-        with self.desk.enter([wishes.request(prompt, model.context)], arrived) as visits:
+        with self._enter(request, reply, [wishes.request(prompt, model.context)], arrived) as visits:
             rows = self._rows(wishes, visits, model.stage)
             if wishes.stream:
                 return await self._stream_chat(EventStream(request), reply, visits, rows)
@@ -46,7 +46,6 @@ class Answers:
                     ended[index] = answer
         tokenizer = self.engine.tokenizer
         choices = [replies.chat_choice(tokenizer, wishes, i, ended[i], found) for i, found in enumerate(pieces)]
-        self._note(request, reply, visits)
         return await send_json(request, reply.whole(choices, visits))
 
     async def _stream_chat(self, stream, reply, visits, rows):
@@ -66,7 +65,6 @@ class Answers:
                     await event(replies.chat_delta(tokenizer, wishes, index, piece))
                 if answer.finish:
                     await event(replies.chat_edge(index, answer.finish))
-            self._note(stream.request, reply, visits)
             if wishes.usage:
                 await stream.send(reply.chunk([], **reply.usage(visits)))
             await stream.send("[DONE]")
@@ -140,14 +138,13 @@ class Answers:
         call = read_family(await read_json(request, self.limits), self.limits, self.defaults)
         prompt, reply, model = await self._chat_prompt(call)
         stream = EventStream(request)
-        with self.desk.enter([call.wishes.request(prompt, model.context)], arrived) as visits:
+        with self._enter(request, reply, [call.wishes.request(prompt, model.context)], arrived) as visits:
             rows = self._rows(call.wishes, visits, model.stage)
             async with contextlib.aclosing(rows), reporting(stream):
                 async for _, _, pieces in rows:
                     for piece in joined(pieces):
                         await stream.send({"token": as_text(piece), "gpu": 0})
                 await stream.send({"done": True})
-            self._note(request, reply, visits)
         return await stream.end()
 
     # --- completions
@@ -165,7 +162,7 @@ class Answers:
         reply = Reply("text_completion", model.id, wishes, model.context, sum(map(len, prompts)))
         scored = call.echo and wishes.top is not None
         requests = [wishes.request(prompt, model.context, prompt_logprobs=scored) for prompt in prompts]
-        with self.desk.enter(requests, arrived) as visits:
+        with self._enter(request, reply, requests, arrived) as visits:
             texts = Texts(self.engine.tokenizer, call, prompts)
             steps = self._texts(texts, visits, model.stage)
             if wishes.stream:
@@ -173,7 +170,6 @@ class Answers:
             async with contextlib.aclosing(steps):
                 async for _ in steps:
                     pass
-        self._note(request, reply, visits)
         return await send_json(request, reply.whole(texts.whole(), visits))
 
     async def _stream_texts(self, stream, reply, visits, steps):
@@ -181,7 +177,6 @@ class Answers:
             async for choices in steps:
                 for choice in choices:
                     await stream.send(reply.chunk([choice]))
-            self._note(stream.request, reply, visits)
             if reply.wishes.usage:
                 await stream.send(reply.chunk([], **reply.usage(visits)))
             await stream.send("[DONE]")
@@ -197,10 +192,15 @@ class Answers:
                     return
         raise Fault(503, "the engine ended an answer without a last token; try again", code="engine_error")
 
-    def _note(self, request, reply, visits):
-        """For the log."""
-        made = sum(visit.made for visit in visits)
-        request.protocol.facts |= {"prompt": reply.prompt_tokens, "made": made}
+    @contextlib.contextmanager
+    def _enter(self, request, reply, requests, arrived):
+        """The visits at the desk; however they end, the log says how much was made."""
+        with self.desk.enter(requests, arrived) as visits:
+            try:
+                yield visits
+            finally:
+                made = sum(visit.made for visit in visits)
+                request.protocol.facts |= {"prompt": reply.prompt_tokens, "made": made}
 
 
 @contextlib.asynccontextmanager

@@ -58,13 +58,13 @@ class Connection(RequestHandler):
     """`headers` and `facts` belong to the request that is being answered: what every answer to it carries, and what the
     log says of it."""
 
-    __slots__ = ("_reading", "_timer", "facts", "headers", "limits", "listener")
+    __slots__ = ("_behind", "_reading", "_timer", "facts", "headers", "limits", "listener")
 
     def __init__(self, listener: Listener, **options):
         super().__init__(listener, **options)
         self.listener, self.limits = listener, listener.limits
         self._timer: asyncio.TimerHandle | None = None
-        self._reading = False
+        self._reading = self._behind = False
         self.headers: dict[str, str] = {}
         self.facts: dict[str, object] = {}
 
@@ -112,12 +112,20 @@ class Connection(RequestHandler):
             self.listener.idle[self] = None
             self._wait(self.limits.idle_seconds, self.drop)
 
+    def pause_writing(self) -> None:
+        self._behind = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._behind = False
+        super().resume_writing()
+
     async def drained(self) -> None:
         """Wait while the reader is behind. Raises ConnectionResetError where it stalls or has gone."""
         transport = self.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the reader has gone")
-        if not self.writing_paused:
+        if not self._behind:
             return
         try:
             await asyncio.wait_for(self._drain_helper(), self.limits.stall_seconds)

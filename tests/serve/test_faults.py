@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 
 import pytest
@@ -244,7 +245,8 @@ async def test_a_client_that_leaves_is_cancelled_at_once(serve, stream):
         assert engine.made == 0
 
 
-async def test_a_client_that_leaves_in_the_middle_is_cancelled_within_a_step(serve):
+async def test_a_client_that_leaves_in_the_middle_is_cancelled_within_a_step(serve, caplog):
+    caplog.set_level(logging.INFO, "pynanochat.serve")
     engine = FakeEngine(says("x" * 400), pace=0.005)
     async with serve(engine) as served:
         reader, writer = await connect(served)
@@ -257,6 +259,8 @@ async def test_a_client_that_leaves_in_the_middle_is_cancelled_within_a_step(ser
         engine.gate.set()
         await asyncio.sleep(0.05)
         assert engine.made == made < 400
+        [line] = [record.getMessage() for record in caplog.records]
+        assert " 499 " in line and line.endswith(f" made={made}")
 
 
 async def test_a_client_that_closes_its_half_has_left(serve):
