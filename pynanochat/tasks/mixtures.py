@@ -64,7 +64,7 @@ def validation(stage: str, where: TaskData, merged: bool = False) -> Mixture:
 def reward_tasks(where: TaskData) -> list[Task]:
     """The training tasks whose answers reinforcement learning pays for. Nothing in them is asked in a test."""
     if where.data == "toyworld":
-        return [open_task(name, "train", where) for name in ("ToyWorld-Math", "ToyWorld-Arithmetic", "SpellingBee")]
+        return [open_task(name, "train", where) for name in ("ToyWorld-Math", "SpellingBee")]
     if where.folder is None or find_file(where.folder / "tasks", ["gsm8k_train"]):
         problems = open_task("GSM8K", "train", where)
         kept = without(problems, held_out_questions(where))

@@ -167,7 +167,7 @@ def test_the_hash_of_a_folder_changes_with_its_files(tmp_path):
 
 def test_reward_tasks_are_training_tasks(folder, toy, tmp_path):
     assert [task.name for task in reward_tasks(folder)] == ["GSM8K"] and len(reward_tasks(folder)[0]) == 8
-    assert [task.name for task in reward_tasks(toy)] == ["ToyWorld-Math", "ToyWorld-Arithmetic", "SpellingBee"]
+    assert [task.name for task in reward_tasks(toy)] == ["ToyWorld-Math", "SpellingBee"]
     (write_folder(tmp_path) / "tasks" / "gsm8k_train.jsonl.gz").unlink()
     assert [task.name for task in reward_tasks(TaskData(str(tmp_path)))] == ["SpellingBee"]
     for where in (folder, toy):
