@@ -179,7 +179,7 @@ const KINDLY = {
 // What went wrong, kindly, with a button that may count down to when the server wants to be asked again.
 function trouble(node, actions) {
   const { kind, message, retryAfter } = node.error;
-  const [title, retry] = KINDLY[kind] ?? KINDLY.broken;
+  const [title, retry] = Object.hasOwn(KINDLY, kind) ? KINDLY[kind] : KINDLY.broken; // not __proto__ of a file
   const click = () => (kind === "key" ? actions.key(node.id) : actions.again(node.id));
   const button = h("button", { type: "button", class: "button", on: { click } }, retry);
   if (retryAfter > 0) countDown(button, retry, retryAfter);

@@ -24,4 +24,5 @@ export function stageTitle(id) {
   return titles.get(id) ?? named(String(id).split(":").at(-1) || "model");
 }
 
-const named = (stage) => ({ name: stage in TITLES ? stage : "other", title: TITLES[stage] ?? stage });
+const named = (stage) =>
+  Object.hasOwn(TITLES, stage) ? { name: stage, title: TITLES[stage] } : { name: "other", title: stage };

@@ -211,7 +211,7 @@ function seriesOf({ raw = [], dots = [], plain = [], only, not }, columns, stage
   const add = (name, more) =>
     columns[name]?.length &&
     found.push({
-      name: NAMES[name] ?? name.replaceAll("_", " "),
+      name: Object.hasOwn(NAMES, name) ? NAMES[name] : name.replaceAll("_", " "),
       colour: COLOURS[found.filter((one) => !one.faint).length % 8],
       points: columns[name],
       ...more,
