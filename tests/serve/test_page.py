@@ -15,10 +15,11 @@ def answers(page):
 
 
 def stored(condition):
-    """JavaScript: whether it holds for the nodes of the conversations that the browser keeps."""
+    """JavaScript: whether it holds for the nodes and picks of the conversations that the browser keeps."""
     return f"""(async () => {{
       const {{ Store }} = await import("/ui/store.js");
-      const nodes = (await (await Store.open()).all()).flatMap((one) => Object.values(one.nodes));
+      const kept = await (await Store.open()).all();
+      const [nodes, picks] = ["nodes", "picks"].map((what) => kept.flatMap((one) => Object.values(one[what])));
       return {condition};
     }})()"""
 
@@ -130,6 +131,7 @@ def test_a_reload_brings_back_the_conversation_its_branch_and_the_settings(page,
     page.fill("#message", "/temperature 0.3")
     page.keyboard.press("Enter")
     until(page, "document.querySelector('.toast')?.innerText.includes('0.3')")
+    until(page, stored("picks.includes(nodes.find((node) => node.role === 'assistant').id)"))
     page.reload()
     page.wait_for_selector(".answer")
     assert page.locator(".answer .branches").inner_text() == "1/2"
