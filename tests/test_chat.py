@@ -62,6 +62,7 @@ class Engine:
             yield Event("text", f"n{i} ")
     def stuck(self):
         yield Event("text", "wait")
+        print("held", flush=True)
         while not signal.getsignal(signal.SIGINT).__self__.pressed:
             time.sleep(0.01)
         print("noticed", flush=True)
@@ -340,7 +341,7 @@ def test_files_that_hold_something_else(tmp_path):
 def test_ctrl_c_twice_leaves_the_answer_at_once(terminal):
     t = terminal("sft")
     t.say("stuck\r")
-    t.read_to("wait")
+    t.read_to("held")  # inside a step of the engine; before it one Ctrl-C would do
     t.say("\x03")
     t.read_to("noticed")
     t.say("\x03")
