@@ -1,3 +1,6 @@
+// Warm on 8 MB of English, one thread of a Zen 5 core: 513 MB/s with a branch for each of the two places of a piece, 620
+// without one, 760 with twice as many places. Pieces of 16 bytes and more looked up in a pass of their own, Hindi: 490 to
+// 770 MB/s. Tokens matched from left to right instead of merged, Chinese seen for the first time: 18 to 36 MB/s.
 #include "bpe/encoder.h"
 
 #include <algorithm>
@@ -16,7 +19,7 @@ void IdBuffer::grow(std::size_t needed) {
 
 Encoder::Lease Encoder::borrow() const {
     const std::lock_guard lock(mutex_);
-    if (idle_.empty()) return Lease(*this, std::make_unique<Workspace>(vocabulary_));
+    if (idle_.empty()) return Lease(*this, std::make_unique<Workspace>(*this));
     std::unique_ptr<Workspace> workspace = std::move(idle_.back());
     idle_.pop_back();
     return Lease(*this, std::move(workspace));
@@ -28,7 +31,9 @@ Encoder::Lease::~Lease() {
     encoder_.idle_.push_back(std::move(workspace_));
 }
 
-Encoder::Workspace::Workspace(const Vocabulary& vocabulary) : merger(vocabulary) {
+Encoder::Workspace::Workspace(const Encoder& encoder)
+    : matcher(encoder.vocabulary_, encoder.trie_), merger(encoder.vocabulary_) {
+    const Vocabulary& vocabulary = encoder.vocabulary_;
     // Most pieces are one token: begin with these in the cache, the common ones (low ids) in the best places.
     const Id known = static_cast<Id>(std::min(vocabulary.size(), ShortCache::capacity / 2));
     for (Id id = 0; id < known; ++id) {
@@ -40,11 +45,14 @@ Encoder::Workspace::Workspace(const Vocabulary& vocabulary) : merger(vocabulary)
 }
 
 std::size_t Encoder::merge(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const {
-    if (const Id whole = vocabulary_.find(piece, hash); whole != no_id) {
-        *out = whole;
-        return 1;
-    }
-    const auto ids = workspace.merger.merge(piece);
+    std::span<const Id> ids;
+    Id whole;
+    if (vocabulary_.regular())
+        ids = workspace.matcher.match(piece);
+    else if ((whole = vocabulary_.find(piece, hash)) != no_id)
+        ids = {&whole, 1};
+    else
+        ids = workspace.merger.merge(piece);
     std::copy(ids.begin(), ids.end(), out);
     return ids.size();
 }
@@ -54,10 +62,10 @@ std::size_t Encoder::encode_rare(std::string_view piece, const PieceKey& key, st
                                  Workspace& workspace) const {
     const bool is_short = piece.size() <= PieceKey::max_size;
     if (is_short) {
-        ShortCache::Entry copy;
+        ShortCache::Ids copy;
         if (const auto* const hit = workspace.short_pieces.find_other(hash, key, copy)) {
             hit->read(out);
-            return hit->count;
+            return hit->count();
         }
     } else if (piece.size() > LongCache::max_size) {
         return merge(piece, hash, out, workspace);
@@ -74,48 +82,66 @@ std::size_t Encoder::encode_rare(std::string_view piece, const PieceKey& key, st
     return count;
 }
 
-// Pieces go through in blocks, in passes, so that memory is on its way before it is needed: the first computes keys
-// and prefetches what the caches have on each piece, the last reads it.
+// Pieces go through in blocks, in passes, so that memory is on its way before it is needed and no branch is taken that
+// cannot be foretold: the first makes the keys of all and prefetches what the caches have on them; the second looks the
+// long ones up and lays what it finds where the third, which writes the ids of all, looks for short ones.
 void Encoder::encode(std::string_view text, IdBuffer& out, Workspace& workspace) const {
     constexpr std::size_t block = 256;
-    constexpr PieceKey too_long_key = {1, 0};  // in no cache
+    constexpr PieceKey long_key = {1, 0};  // of no short piece
     const Byte* ends[block];
-    PieceKey keys[block];  // `too_long_key` for a piece too long for one
+    PieceKey keys[block];
+    const ShortCache::Set* sets[block];
     std::uint64_t hashes[block];
-    std::uint32_t too_long[block];
+    std::uint32_t long_pieces[block];
+    ShortCache::Set long_found[block];
     const Byte* p = reinterpret_cast<const Byte*>(text.data());
     const Byte* const text_end = p + text.size();
     while (p < text_end) {
         const std::size_t count = split(p, text_end, ends, block);
-        std::size_t too_long_count = 0;
+        std::size_t long_count = 0;
         const Byte* start = p;
         for (std::size_t i = 0; i < count; start = ends[i++]) {
             const std::size_t size = static_cast<std::size_t>(ends[i] - start);
-            if (size <= PieceKey::max_size) {
-                keys[i] = PieceKey::of(start, size, static_cast<std::size_t>(text_end - start));
-                hashes[i] = keys[i].hash();
-                __builtin_prefetch(&workspace.short_pieces.set(hashes[i]), 1);
-            } else {
-                keys[i] = too_long_key;
-                hashes[i] = hash_bytes({reinterpret_cast<const char*>(start), size});
-                workspace.long_pieces.prefetch_slots(hashes[i]);
-                too_long[too_long_count++] = static_cast<std::uint32_t>(i);
-            }
+            const std::size_t readable = static_cast<std::size_t>(text_end - start);
+            keys[i] = PieceKey::of(start, std::min(size, PieceKey::max_size), readable);
+            hashes[i] = keys[i].hash();
+            sets[i] = &workspace.short_pieces.set(hashes[i]);
+            __builtin_prefetch(sets[i], 1);
+            long_pieces[long_count] = static_cast<std::uint32_t>(i);
+            long_count += size > PieceKey::max_size;
         }
-        for (std::size_t i = 0; i < too_long_count; ++i) workspace.long_pieces.prefetch_record(hashes[too_long[i]]);
+        const auto piece = [&](std::size_t i) {
+            const Byte* const from = i == 0 ? p : ends[i - 1];
+            return std::string_view(reinterpret_cast<const char*>(from), static_cast<std::size_t>(ends[i] - from));
+        };
+        for (std::size_t k = 0; k < long_count; ++k) {
+            const std::size_t i = long_pieces[k];
+            keys[i] = long_key;
+            hashes[i] = hash_bytes(piece(i));
+            workspace.long_pieces.prefetch_slots(hashes[i]);
+        }
+        for (std::size_t k = 0; k < long_count; ++k) workspace.long_pieces.prefetch_record(hashes[long_pieces[k]]);
+        for (std::size_t k = 0; k < long_count; ++k) {
+            const std::size_t i = long_pieces[k];
+            const auto ids = workspace.long_pieces.find(piece(i), hashes[i]);
+            if (ids.empty() || ids.size() > ShortCache::max_ids) continue;
+            long_found[k].key[0] = long_key;
+            long_found[k].ids[0] = ShortCache::Ids::of(ids);
+            sets[i] = &long_found[k];
+        }
 
         // A piece has at most as many ids as bytes; a hit writes max_ids whatever its count.
         Id* const first = out.reserve(static_cast<std::size_t>(start - p) + ShortCache::max_ids);
         Id* at = first;
-        for (std::size_t i = 0; i < count; p = ends[i++]) {
-            if (const auto* const hit = ShortCache::find(workspace.short_pieces.set(hashes[i]), keys[i])) [[likely]] {
+        for (std::size_t i = 0; i < count; ++i) {
+            if (const auto* const hit = ShortCache::find(*sets[i], keys[i])) [[likely]] {
                 hit->read(at);
-                at += hit->count;
+                at += hit->count();
             } else {
-                const std::string_view piece(reinterpret_cast<const char*>(p), static_cast<std::size_t>(ends[i] - p));
-                at += encode_rare(piece, keys[i], hashes[i], at, workspace);
+                at += encode_rare(piece(i), keys[i], hashes[i], at, workspace);
             }
         }
+        p = start;
         out.advance(static_cast<std::size_t>(at - first));
     }
 }

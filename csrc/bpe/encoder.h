@@ -8,9 +8,11 @@
 #include <string_view>
 #include <vector>
 
+#include "bpe/matcher.h"
 #include "bpe/merge.h"
 #include "bpe/piece_cache.h"
 #include "bpe/threads.h"
+#include "bpe/token_trie.h"
 #include "bpe/vocabulary.h"
 
 namespace pynanochat::bpe {
@@ -35,10 +37,10 @@ class IdBuffer {
 };
 
 // Safe to use from several threads at once; each call borrows a workspace (caches of pieces and scratch memory,
-// 10 MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.
+// up to 28 MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.
 class Encoder {
   public:
-    explicit Encoder(const std::vector<std::string_view>& tokens) : vocabulary_(tokens) {}
+    explicit Encoder(const std::vector<std::string_view>& tokens) : vocabulary_(tokens), trie_(vocabulary_) {}
 
     const Vocabulary& vocabulary() const { return vocabulary_; }
 
@@ -51,9 +53,10 @@ class Encoder {
 
   private:
     struct Workspace {
-        explicit Workspace(const Vocabulary& vocabulary);
+        explicit Workspace(const Encoder& encoder);
         ShortCache short_pieces;
         LongCache long_pieces;
+        Matcher matcher;
         Merger merger;
     };
     class Lease {
@@ -75,6 +78,7 @@ class Encoder {
     std::size_t merge(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const;
 
     Vocabulary vocabulary_;
+    TokenTrie trie_;
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };

@@ -29,7 +29,10 @@ inline std::uint64_t hash_bytes(std::string_view bytes) {
         hash = mix(hash ^ word[0] ^ odd_words[0], word[1] ^ odd_words[1]);
     }
     std::uint64_t word[2] = {0, 0};
-    std::memcpy(word, p, left);
+    if (bytes.size() >= 16)
+        std::memcpy(word, p + left - 16, 16);  // the last 16, some of them once more
+    else
+        std::memcpy(word, p, left);
     return mix(hash ^ word[0] ^ odd_words[0], word[1] ^ odd_words[1]);
 }
 

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -20,28 +21,32 @@
 
 namespace pynanochat::bpe {
 
-// Pieces up to 15 bytes and 5 ids, in sets of two entries that share a cache line. A piece belongs to either of two
-// sets. A new entry goes where there is room; if nowhere, the first set forgets its older entry.
+// Pieces up to 15 bytes and 4 ids, in sets of two that share a cache line. A piece belongs to either of two sets. A new
+// one goes where there is room; if nowhere, the first set forgets its older piece.
 class ShortCache {
   public:
-    static constexpr std::size_t max_ids = 5;
-    static constexpr std::size_t capacity = std::size_t{1} << 17;
-    struct Entry {
-        PieceKey key;  // size 0: empty
-        std::uint8_t ids[3 * max_ids];
-        std::uint8_t count;
+    static constexpr std::size_t max_ids = 4;
+    static constexpr std::size_t capacity = std::size_t{1} << 18;
 
-        // Writes max_ids ids at `out`, of which `count` are meant.
+    // The ids of a piece: 24 bits each, and how many are meant in the high byte of the last.
+    struct Ids {
+        Id id[max_ids];
+
+        static Ids of(std::span<const Id> ids) {
+            Ids packed{};
+            std::copy(ids.begin(), ids.end(), packed.id);
+            packed.id[max_ids - 1] |= static_cast<Id>(ids.size() << id_bits);
+            return packed;
+        }
+        std::size_t count() const { return id[max_ids - 1] >> id_bits; }
+        // Writes max_ids ids at `out`.
         void read(Id* out) const {
-            for (std::size_t i = 0; i < max_ids; ++i) {
-                Id id;
-                std::memcpy(&id, ids + 3 * i, sizeof id);  // the last takes `count` along
-                out[i] = id & id_mask;
-            }
+            for (std::size_t i = 0; i < max_ids; ++i) out[i] = id[i] & id_mask;
         }
     };
     struct alignas(64) Set {
-        Entry entry[2];
+        PieceKey key[2];  // size 0: empty
+        Ids ids[2];
     };
     static_assert(sizeof(Set) == 64 && id_bits == 24);
 
@@ -56,27 +61,31 @@ class ShortCache {
     Set& set(std::uint64_t hash) { return sets_[hash & (set_count - 1)]; }
     Set& other_set(std::uint64_t hash) { return sets_[hash >> 32 & (set_count - 1)]; }
 
-    // Which of the two is meant is not a branch, as it cannot be foretold.
-    static Entry* find(Set& set, const PieceKey& key) {
-        const bool first = set.entry[0].key == key, second = set.entry[1].key == key;
-        return (first | second) ? &set.entry[second] : nullptr;
+    // Which of the two is meant cannot be foretold, and a branch on it, mispredicted before the line has come, would
+    // cost more than all else: so the compiler must not see that the second comparison follows from the first.
+    static const Ids* find(const Set& set, const PieceKey& key) {
+        std::size_t which = set.key[0] == key ? 0 : 1;
+        __asm__("" : "+r"(which));
+        return set.key[which] == key ? &set.ids[which] : nullptr;
     }
 
     // Looks into the other set. What is found there moves to the first set now and then, where it is found sooner, if
-    // the older entry there can go to its own other set: so the common pieces gather in their first sets.
-    const Entry* find_other(std::uint64_t hash, const PieceKey& key, Entry& copy) {
-        Entry* const found = find(other_set(hash), key);
+    // the older piece there can go to its own other set: so the common pieces gather in their first sets.
+    const Ids* find_other(std::uint64_t hash, const PieceKey& key, Ids& copy) {
+        Set& other = other_set(hash);
+        const Ids* const found = find(other, key);
         if (!found) return nullptr;
         copy = *found;
-        Entry& displaced = set(hash).entry[1];
-        const std::uint64_t its_hash = displaced.key.hash();
-        Set& refuge = &set(its_hash) == &set(hash) ? other_set(its_hash) : set(its_hash);
-        if (++moves_ % 4 == 0 && refuge.entry[1].count == 0 && &refuge != &other_set(hash)) {
-            (refuge.entry[0].count ? refuge.entry[1] : refuge.entry[0]) = displaced;
-            displaced = copy;
-            Set& left = other_set(hash);
-            if (found == &left.entry[0]) left.entry[0] = left.entry[1];
-            left.entry[1] = {};
+        Set& first = set(hash);
+        const std::uint64_t its_hash = first.key[1].hash();
+        Set& refuge = &set(its_hash) == &first ? other_set(its_hash) : set(its_hash);
+        if (++moves_ % 4 == 0 && refuge.key[1].size() == 0 && first.key[1].size() != 0 && &refuge != &other) {
+            push(refuge, first.key[1], first.ids[1]);
+            const std::size_t place = static_cast<std::size_t>(found - other.ids);
+            other.key[place] = other.key[1];
+            other.ids[place] = other.ids[1];
+            other.key[1] = {};
+            push(first, key, copy);
         }
         return &copy;
     }
@@ -84,16 +93,18 @@ class ShortCache {
     void insert(std::uint64_t hash, const PieceKey& key, const Id* ids, std::size_t count) {
         Set& first = set(hash);
         Set& second = other_set(hash);
-        Set& chosen = first.entry[1].count != 0 && second.entry[1].count == 0 ? second : first;
-        chosen.entry[1] = chosen.entry[0];
-        Entry& entry = chosen.entry[0];
-        entry.key = key;
-        for (std::size_t i = 0; i < count; ++i) std::memcpy(entry.ids + 3 * i, ids + i, 3);
-        entry.count = static_cast<std::uint8_t>(count);
+        push(first.key[1].size() != 0 && second.key[1].size() == 0 ? second : first, key, Ids::of({ids, count}));
     }
 
   private:
-    static constexpr std::size_t set_count = capacity / 2;  // 4 MiB
+    static void push(Set& set, const PieceKey& key, const Ids& ids) {
+        set.key[1] = set.key[0];
+        set.ids[1] = set.ids[0];
+        set.key[0] = key;
+        set.ids[0] = ids;
+    }
+
+    static constexpr std::size_t set_count = capacity / 2;  // 8 MiB
     static constexpr std::size_t huge_page = std::size_t{1} << 21;
     struct Free {
         void operator()(Set* sets) const { std::free(sets); }
@@ -108,13 +119,13 @@ class LongCache {
   public:
     static constexpr std::size_t max_size = 255;
 
-    LongCache() : pairs_(pair_count), ring_(ring_words) {}
+    LongCache() : pairs_(pair_count), ring_(new Id[ring_words]) {}
 
     void prefetch_slots(std::uint64_t hash) const { __builtin_prefetch(&pairs_[hash & (pair_count - 1)]); }
 
     void prefetch_record(std::uint64_t hash) const {
         const Pair& pair = pairs_[hash & (pair_count - 1)];
-        const Id* const record = ring_.data() + pair.slot[pair.slot[0].hash != hash].at % ring_words;
+        const Id* const record = ring_.get() + pair.slot[pair.slot[0].hash != hash].at % ring_words;
         __builtin_prefetch(record);
         __builtin_prefetch(record + 16);
     }
@@ -124,7 +135,7 @@ class LongCache {
         const Pair& pair = pairs_[hash & (pair_count - 1)];
         const Slot& slot = pair.slot[pair.slot[0].hash != hash];
         if (slot.hash != hash || head_ - slot.at > ring_words) return {};
-        const Id* const record = ring_.data() + slot.at % ring_words;
+        const Id* const record = ring_.get() + slot.at % ring_words;
         const std::size_t size = record[0] & 255, count = record[0] >> 8;
         if (size != piece.size() || std::memcmp(record + 1 + count, piece.data(), size) != 0) return {};
         return {record + 1, count};
@@ -133,7 +144,7 @@ class LongCache {
     void insert(std::string_view piece, std::uint64_t hash, std::span<const Id> ids) {
         const std::size_t words = 1 + ids.size() + (piece.size() + 3) / 4;
         if (head_ % ring_words + words > ring_words) head_ += ring_words - head_ % ring_words;
-        Id* const record = ring_.data() + head_ % ring_words;
+        Id* const record = ring_.get() + head_ % ring_words;
         record[0] = static_cast<Id>(ids.size() << 8 | piece.size());
         std::memcpy(record + 1, ids.data(), ids.size() * sizeof(Id));
         std::memcpy(record + 1 + ids.size(), piece.data(), piece.size());
@@ -144,8 +155,8 @@ class LongCache {
     }
 
   private:
-    static constexpr std::size_t pair_count = std::size_t{1} << 16;  // 2 MiB
-    static constexpr std::size_t ring_words = std::size_t{1} << 20;  // 4 MiB
+    static constexpr std::size_t pair_count = std::size_t{1} << 17;  // 4 MiB
+    static constexpr std::size_t ring_words = std::size_t{1} << 22;  // 16 MiB
     struct Slot {
         std::uint64_t hash = 0, at = 0;
     };
@@ -153,7 +164,7 @@ class LongCache {
         Slot slot[2];
     };
     std::vector<Pair> pairs_;
-    std::vector<Id> ring_;
+    std::unique_ptr<Id[]> ring_;  // not set to zero: no slot points to what was not written
     std::uint64_t head_ = 2 * ring_words;  // so that empty slots are void
 };
 

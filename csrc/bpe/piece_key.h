@@ -30,6 +30,7 @@ struct PieceKey {
         return {word[0] & masks[size][0], (word[1] & masks[size][1]) | static_cast<std::uint64_t>(size) << 56};
     }
 
+    std::size_t size() const { return high >> 56; }
     std::uint64_t hash() const { return mix(low ^ odd_words[0], high ^ odd_words[1]); }
 
   private:

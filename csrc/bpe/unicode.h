@@ -34,6 +34,17 @@ class UnicodeTable {
 
 const UnicodeTable& unicode_table();
 
+// The classes of 64 code points, a bit of `low` and one of `high` for each: 00 other, 01 letter, 10 number, 11 space or
+// newline.
+struct CodePointBlock {
+    std::uint64_t low, high;
+};
+
+constexpr std::size_t code_point_blocks = std::size_t{1} << 15;  // any bits that UTF-8 may hold are in one
+
+extern const std::vector<CodePointBlock> code_point_block_table;
+inline const CodePointBlock& code_point_block(std::uint32_t number) { return code_point_block_table[number]; }
+
 struct Char {
     std::uint32_t code_point;
     std::uint32_t size;  // bytes, 1-4
