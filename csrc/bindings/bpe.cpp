@@ -1,16 +1,19 @@
-// Python bindings of csrc/bpe. Text comes in as str, whose UTF-8 is read in place; ids go out as numpy uint32.
+// Python bindings of csrc/bpe. Text comes in as Texts, read in place; ids go out as numpy uint32.
 #include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
 
+#include "bindings/texts.h"
 #include "bindings/view.h"
 #include "bpe/decoder.h"
 #include "bpe/encoder.h"
 #include "bpe/splitter.h"
+#include "bpe/threads.h"
 #include "bpe/trainer.h"
 
 namespace pynanochat {
@@ -19,40 +22,13 @@ namespace {
 
 using bpe::Id;
 
-// The UTF-8 of str objects, which it keeps alive. A str with lone surrogates has no UTF-8: as in tiktoken, pairs of
-// surrogates are joined and lone ones read as U+FFFD.
-class Texts {
-  public:
-    explicit Texts(const py::iterable& texts) {
-        for (py::handle text : texts) add(text);
-    }
-    explicit Texts(const py::str& text) { add(text); }
-
-    std::span<const std::string_view> views() const { return views_; }
-
-  private:
-    void add(py::handle text) {
-        if (!PyUnicode_Check(text.ptr()))
-            throw py::type_error("a text is of type " + std::string(py::str(py::type::of(text))) + "; it must be str");
-        py::object kept = py::reinterpret_borrow<py::object>(text);
-        Py_ssize_t size = 0;
-        const char* data = PyUnicode_AsUTF8AndSize(kept.ptr(), &size);
-        if (!data) {
-            PyErr_Clear();
-            kept = kept.attr("encode")("utf-16", "surrogatepass").attr("decode")("utf-16", "replace");
-            data = PyUnicode_AsUTF8AndSize(kept.ptr(), &size);
-            if (!data) throw py::error_already_set();
-        }
-        kept_.push_back(std::move(kept));
-        views_.emplace_back(data, static_cast<std::size_t>(size));
-    }
-
-    std::vector<py::object> kept_;
-    std::vector<std::string_view> views_;
-};
-
-py::array_t<Id> to_array(std::span<const Id> ids) {
-    return py::array_t<Id>(static_cast<py::ssize_t>(ids.size()), ids.data());
+// An array of `size` ids that owns them.
+py::array_t<Id> to_array(std::unique_ptr<Id[]> ids, std::size_t size) {
+    if (!ids) ids.reset(new Id[1]);  // a capsule must hold something
+    Id* const data = ids.get();
+    const py::capsule owner(data, [](void* held) { delete[] static_cast<Id*>(held); });
+    ids.release();
+    return py::array_t<Id>(static_cast<py::ssize_t>(size), data, owner);
 }
 
 class PyEncoder {
@@ -75,28 +51,47 @@ class PyEncoder {
     }
 
     py::array_t<Id> encode_array(const py::str& text) const {
-        const bpe::IdBuffer ids = run(text);
-        return to_array({ids.data(), ids.size()});
+        bpe::IdBuffer ids = run(text);
+        const std::size_t size = ids.size();
+        return to_array(ids.release(), size);
     }
 
-    py::list encode_batch(const py::iterable& iterable, unsigned threads) const {
+    // An array for each text, filled by the thread that encoded it.
+    py::list encode_batch(const py::object& iterable, unsigned threads) const {
         const Texts texts(iterable);
-        std::vector<std::vector<Id>> all(texts.views().size());
-        {
-            const py::gil_scoped_release release;
-            const auto keep = [&](std::size_t i, std::span<const Id> ids) { all[i].assign(ids.begin(), ids.end()); };
-            encoder_->encode_batch(texts.views(), threads, keep);
-        }
-        py::list result(all.size());
-        for (std::size_t i = 0; i < all.size(); ++i) {
-            result[i] = to_array(all[i]);
-            all[i] = {};
-        }
+        Encoded encoded = run(texts, threads);
+        py::list result(encoded.size());
+        for (std::size_t i = 0; i < encoded.size(); ++i)
+            result[i] = to_array(std::move(encoded.ids[i]), encoded.sizes[i]);
         return result;
     }
 
-    py::bytes decode(const py::array_t<std::int64_t, py::array::c_style>& ids) const {
-        return decoder_->decode({ids.data(), static_cast<std::size_t>(ids.size())});
+    // The ids of all texts in one array, and where each text's begin in it, with the end of the last.
+    py::tuple encode_flat(const py::object& iterable, unsigned threads) const {
+        const Texts texts(iterable);
+        const Encoded encoded = run(texts, threads);
+        py::array_t<std::int64_t> offsets(static_cast<py::ssize_t>(encoded.size() + 1));
+        std::int64_t* const offset = offsets.mutable_data();
+        offset[0] = 0;
+        for (std::size_t i = 0; i < encoded.size(); ++i)
+            offset[i + 1] = offset[i] + static_cast<std::int64_t>(encoded.sizes[i]);
+        py::array_t<Id> ids(static_cast<py::ssize_t>(offset[encoded.size()]));
+        Id* const data = ids.mutable_data();
+        {
+            const py::gil_scoped_release release;
+            bpe::run_threads(threads, encoded.size(), [&](std::atomic<std::size_t>& next) {
+                for (std::size_t i; (i = next.fetch_add(1)) < encoded.size();)
+                    std::copy_n(encoded.ids[i].get(), encoded.sizes[i], data + offset[i]);
+            });
+        }
+        return py::make_tuple(ids, offsets);
+    }
+
+    // `ids` is an array of uint32, int32 or int64; any other is read as int64.
+    py::bytes decode(const py::array& ids) const {
+        if (py::isinstance<py::array_t<std::uint32_t>>(ids)) return decode_as<std::uint32_t>(ids);
+        if (py::isinstance<py::array_t<std::int32_t>>(ids)) return decode_as<std::int32_t>(ids);
+        return decode_as<std::int64_t>(ids);
     }
 
     // The two ids that merge into each id; None where there are none.
@@ -114,6 +109,34 @@ class PyEncoder {
     bool regular() const { return encoder_->vocabulary().regular(); }
 
   private:
+    struct Encoded {
+        std::vector<std::unique_ptr<Id[]>> ids;
+        std::vector<std::size_t> sizes;
+        std::size_t size() const { return sizes.size(); }
+    };
+
+    Encoded run(const Texts& texts, unsigned threads) const {
+        const std::size_t count = texts.views().size();
+        Encoded all{std::vector<std::unique_ptr<Id[]>>(count), std::vector<std::size_t>(count)};
+        const py::gil_scoped_release release;
+        encoder_->encode_batch(texts.views(), threads, [&](std::size_t i, std::span<const Id> ids) {
+            all.ids[i].reset(new Id[ids.size()]);
+            std::copy(ids.begin(), ids.end(), all.ids[i].get());
+            all.sizes[i] = ids.size();
+        });
+        return all;
+    }
+
+    template <class Int>
+    py::bytes decode_as(const py::array_t<Int, py::array::c_style | py::array::forcecast>& array) const {
+        const std::span<const Int> ids(array.data(), static_cast<std::size_t>(array.size()));
+        const std::size_t size = decoder_->size(ids);
+        PyObject* const bytes = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
+        if (!bytes) throw py::error_already_set();
+        decoder_->write(ids, {PyBytes_AS_STRING(bytes), size});
+        return py::reinterpret_steal<py::bytes>(bytes);
+    }
+
     bpe::IdBuffer run(const py::str& text) const {
         const Texts texts(text);
         bpe::IdBuffer ids;
@@ -133,7 +156,7 @@ class PyEncoder {
     std::vector<py::object> numbers_;
 };
 
-void add_texts(bpe::Trainer& trainer, const py::iterable& iterable, unsigned threads) {
+void add_texts(bpe::Trainer& trainer, const py::object& iterable, unsigned threads) {
     const Texts texts(iterable);
     const py::gil_scoped_release release;
     trainer.add(texts.views(), threads);
@@ -180,6 +203,7 @@ void bind_bpe(py::module_& module) {
         .def("encode", &PyEncoder::encode, py::arg("text"))
         .def("encode_array", &PyEncoder::encode_array, py::arg("text"))
         .def("encode_batch", &PyEncoder::encode_batch, py::arg("texts"), py::arg("threads"))
+        .def("encode_flat", &PyEncoder::encode_flat, py::arg("texts"), py::arg("threads"))
         .def("decode", &PyEncoder::decode, py::arg("ids"))
         .def("parts", &PyEncoder::parts)
         .def_property_readonly("regular", &PyEncoder::regular);

@@ -46,8 +46,9 @@ Tensor optional_view(py::handle tensor, const char* name) { return tensor.is_non
 }  // namespace pynanochat
 
 PYBIND11_MODULE(_C, module) {
-    module.doc() = "Compiled code of pynanochat: byte-pair encoding and CPU and CUDA kernels";
+    module.doc() = "Compiled code of pynanochat: byte-pair encoding, packing, and CPU and CUDA kernels";
     pynanochat::bind_bpe(module);
     pynanochat::bind_cpu(module);
     pynanochat::bind_cuda(module);
+    pynanochat::bind_data(module);
 }

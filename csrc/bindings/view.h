@@ -21,5 +21,6 @@ Tensor optional_view(py::handle tensor, const char* name);
 void bind_bpe(py::module_& module);   // bpe.cpp
 void bind_cpu(py::module_& module);   // cpu.cpp
 void bind_cuda(py::module_& module);  // cuda.cpp
+void bind_data(py::module_& module);  // data.cpp
 
 }  // namespace pynanochat

@@ -29,6 +29,11 @@ class IdBuffer {
     void clear() { size_ = 0; }
     std::size_t size() const { return size_; }
     const Id* data() const { return data_.get(); }
+    // Hands the memory over; the run is empty then.
+    std::unique_ptr<Id[]> release() {
+        size_ = capacity_ = 0;
+        return std::move(data_);
+    }
 
   private:
     void grow(std::size_t needed);

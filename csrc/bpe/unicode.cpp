@@ -1,5 +1,7 @@
 #include "bpe/unicode.h"
 
+#include <cstring>
+
 #include "bpe/unicode_tables.h"
 
 namespace pynanochat::bpe {
@@ -33,6 +35,24 @@ const std::vector<CodePointBlock> code_point_block_table = [] {
 const UnicodeTable& unicode_table() {
     static const UnicodeTable table;
     return table;
+}
+
+std::size_t not_utf8(std::string_view text) {
+    const Byte* const begin = reinterpret_cast<const Byte*>(text.data());
+    const Byte* const end = begin + text.size();
+    constexpr std::uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};  // of characters that take so many bytes
+    for (const Byte* p = begin; p < end;) {
+        std::uint64_t eight;
+        if (end - p >= 8 && (std::memcpy(&eight, p, 8), !(eight & 0x8080808080808080u))) {
+            p += 8;
+            continue;
+        }
+        const Char c = decode_utf8(p, end);
+        if (c.code_point < least[c.size] || c.code_point > 0x10FFFF || (c.code_point >> 11) == 0xD800 >> 11)
+            return static_cast<std::size_t>(p - begin);
+        p += c.size;
+    }
+    return std::string_view::npos;
 }
 
 }  // namespace pynanochat::bpe

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 namespace pynanochat::bpe {
@@ -64,5 +65,8 @@ inline Char decode_utf8(const Byte* p, const Byte* end) {
         return {(lead & 0x07) << 18 | (p[1] & 0x3Fu) << 12 | (p[2] & 0x3Fu) << 6 | (p[3] & 0x3Fu), 4};
     return {bad, 1};
 }
+
+// Where `text` stops to be UTF-8, or npos if it never does.
+std::size_t not_utf8(std::string_view text);
 
 }  // namespace pynanochat::bpe

@@ -16,7 +16,7 @@ own bos.
 Shapes: B rows of a batch, T = seq_len.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,21 +117,31 @@ class _Conversations:
         piece["id"], piece["said"] = ids, said
         return piece
 
-    def state_dict(self) -> dict:
-        """Where the loader stands: JSON-able values and numpy arrays."""
+    def snapshot(self) -> Callable[[], dict]:
+        """Where the loader stands, as a function that gives the state_dict of now at any later time."""
         pieces = self._buffer.in_order()
-        tokens = np.concatenate(pieces) if pieces else np.empty(0, TOKEN)
-        return {
+        state = {
             "rank": self.rank,
             "world_size": self.world_size,
             "seq_len": self.seq_len,
             "conversations": len(self.mixture),
             "epoch": self.epoch,
             "read": self._read,
-            "lengths": np.array([len(piece) for piece in pieces], np.int64),
-            "ids": np.ascontiguousarray(tokens["id"]),
-            "said": np.ascontiguousarray(tokens["said"]),
         }
+
+        def state_dict() -> dict:
+            tokens = np.concatenate(pieces) if pieces else np.empty(0, TOKEN)
+            return state | {
+                "lengths": np.array([len(piece) for piece in pieces], np.int64),
+                "ids": np.ascontiguousarray(tokens["id"]),
+                "said": np.ascontiguousarray(tokens["said"]),
+            }
+
+        return state_dict
+
+    def state_dict(self) -> dict:
+        """Where the loader stands: JSON-able values and numpy arrays."""
+        return self.snapshot()()
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state` was taken. Raises DataError when it belongs to another mixture, rank or row length."""

@@ -13,11 +13,12 @@ Shapes: B rows of a batch, T = seq_len, so that a row has T + 1 tokens.
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import numpy as np
 
+from pynanochat import _C
 from pynanochat.errors import DataError
 
 REFILL = 128  # documents tokenized at a time
@@ -92,7 +93,8 @@ class PackedLoader:
 
     def _start_at(self, cursor: dict | None) -> None:
         self._cursor = cursor
-        self._buffer = DocumentBuffer()
+        self._packer = _C.Packer(self.seq_len + 1)
+        self._dropped = 0
         self._documents = self.source.documents(self.split, self.rank, self.world_size, cursor, self.epochs)
         self._ended = False
         self._rows_given = 0
@@ -103,11 +105,17 @@ class PackedLoader:
     def __next__(self) -> np.ndarray:
         """The next batch, int32 (batch_size, seq_len + 1)."""
         rows = np.empty((self.batch_size, self.seq_len + 1), np.int32)
-        filled = 0
-        while filled < self.batch_size and self._fill(rows[filled]):
-            filled += 1
+        at = 0
+        while True:
+            at = self._packer.fill(rows, at, 1 if self._ended else self.buffer_documents)
+            if at == rows.size or self._ended:
+                break
+            self._refill()
+        filled = at // (self.seq_len + 1)
         self._rows_given += filled
         self.given_tokens += filled * (self.seq_len + 1)
+        self.cropped_tokens += self._packer.dropped - self._dropped
+        self._dropped = self._packer.dropped
         if not filled and not self._rows_given:
             raise DataError(
                 f"{self.source.name}: the {self.split} documents of rank {self.rank} of {self.world_size} do not fill "
@@ -117,48 +125,34 @@ class PackedLoader:
             raise StopIteration
         return rows[:filled]
 
-    def _fill(self, row: np.ndarray) -> bool:
-        at = 0
-        while at < len(row):
-            if len(self._buffer) < self.buffer_documents and not self._ended:
-                self._refill()
-            if not self._buffer:
-                return False
-            room = len(row) - at
-            document = self._buffer.take(room)
-            self.cropped_tokens += max(0, len(document) - room)
-            piece = document[:room]
-            row[at : at + len(piece)] = piece
-            at += len(piece)
-        return True
-
     def _refill(self) -> None:
         """Tokenize documents until the buffer is full again, so that what it holds depends only on the cursor."""
-        while len(self._buffer) < self.buffer_documents and not self._ended:
+        while len(self._packer) < self.buffer_documents and not self._ended:
             batch = list(islice(self._documents, REFILL))
             self._ended = len(batch) < REFILL
             if not batch:
                 return
             self._cursor = batch[-1][0]
-            bos = np.array([self.tokenizer.bos_id], np.int32)
-            for ids in self.tokenizer.encode_batch([text for _, text in batch], self.threads):
-                # What lies beyond a row's length could never be used; cutting it here bounds the buffer's memory.
-                self.cropped_tokens += max(0, len(ids) - self.seq_len)
-                self._buffer.add(np.concatenate([bos, ids[: self.seq_len].astype(np.int32)]))
+            texts = [text for _, text in batch]
+            self._packer.add(self.tokenizer.bos_id, self.tokenizer.encode_batch(texts, self.threads))
 
-    def state_dict(self) -> dict:
-        """Where the loader stands: JSON-able values and numpy arrays. After loading it the next batch is bit-equal."""
-        tokens = self._buffer.in_order()
-        return {
+    def snapshot(self) -> Callable[[], dict]:
+        """Where the loader stands, as a function that gives the state_dict of now at any later time. It costs next to
+        nothing: the buffered documents are shared, not copied."""
+        held = self._packer.snapshot()
+        state = {
             "split": self.split,
             "rank": self.rank,
             "world_size": self.world_size,
             "seq_len": self.seq_len,
             "ended": self._ended,
             "cursor": self._cursor,
-            "lengths": np.array([len(piece) for piece in tokens], np.int64),
-            "tokens": np.concatenate(tokens) if tokens else np.empty(0, np.int32),
         }
+        return lambda: state | dict(zip(("lengths", "tokens"), held.arrays(), strict=True))
+
+    def state_dict(self) -> dict:
+        """Where the loader stands: JSON-able values and numpy arrays. After loading it the next batch is bit-equal."""
+        return self.snapshot()()
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state` was taken. Raises DataError when it belongs to another split, rank or row length."""
@@ -173,7 +167,7 @@ class PackedLoader:
         self._rows_given = 1
         tokens = np.asarray(state["tokens"], np.int32)
         for piece in np.split(tokens, np.cumsum(state["lengths"])[:-1]) if len(tokens) else []:
-            self._buffer.add(piece)
+            self._packer.add(int(piece[0]), [piece[1:]])
 
 
 class ValidationLoader:

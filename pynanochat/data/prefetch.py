@@ -19,7 +19,7 @@ class Prefetch:
         self.loader, self.ahead = loader, ahead
         self._pool = ThreadPoolExecutor(1, "prefetch")
         self._coming: deque[Future] = deque()
-        self._state, self._metrics = loader.state_dict(), _metrics(loader)
+        self._snapshot, self._metrics = loader.snapshot(), _metrics(loader)
 
     def __iter__(self) -> Iterator:
         return self
@@ -28,11 +28,11 @@ class Prefetch:
         """The next batch; what the loader raises is raised here, in its turn."""
         while len(self._coming) <= self.ahead:
             self._coming.append(self._pool.submit(self._make))
-        batch, self._state, self._metrics = self._coming.popleft().result()
+        batch, self._snapshot, self._metrics = self._coming.popleft().result()
         return batch
 
     def _make(self) -> tuple:
-        return next(self.loader), self.loader.state_dict(), _metrics(self.loader)
+        return next(self.loader), self.loader.snapshot(), _metrics(self.loader)
 
     def metrics(self) -> dict[str, float]:
         """The loader's metrics after the batch that was given last; none where it has none."""
@@ -40,14 +40,14 @@ class Prefetch:
 
     def state_dict(self) -> dict:
         """The loader's state after the batch that was given last."""
-        return self._state
+        return self._snapshot()
 
     def load_state_dict(self, state: dict) -> None:
         """Drop what was made ahead and continue where `state` was taken."""
         while self._coming:
             self._coming.popleft().exception()  # wait: the loader must be at rest
         self.loader.load_state_dict(state)
-        self._state, self._metrics = self.loader.state_dict(), _metrics(self.loader)
+        self._snapshot, self._metrics = self.loader.snapshot(), _metrics(self.loader)
 
     def close(self) -> None:
         """Stop the thread. Batches made ahead are lost."""

@@ -119,8 +119,26 @@ class Tokenizer:
         return self._core.encode_array(text)
 
     def encode_batch(self, texts: Iterable[str], threads: int | None = None) -> list[np.ndarray]:
-        """The ids of each text as uint32 arrays, worked out on `threads` threads (default: every processor)."""
-        return self._core.encode_batch(texts, threads or cpu_threads())
+        """The ids of each text as uint32 arrays, worked out on `threads` threads (default: every processor).
+
+        texts: an iterable of str, or a column of strings of pyarrow, polars or any other Arrow library, whose memory is
+        read in place. Raises UsageError for a column that holds a null or bytes that are not UTF-8.
+        """
+        return self._encode(self._core.encode_batch, texts, threads)
+
+    def encode_flat(self, texts: Iterable[str], threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As encode_batch, in one piece: the ids of all N texts, uint32, and offsets, (N + 1,) int64, such that
+        ids[offsets[i]:offsets[i + 1]] are those of text i."""
+        return self._encode(self._core.encode_flat, texts, threads)
+
+    @staticmethod
+    def _encode(encode, texts, threads):
+        if isinstance(texts, str):
+            raise UsageError("texts is one str; pass an iterable of str, such as [text]")
+        try:
+            return encode(texts, threads or cpu_threads())
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
     def decode(self, ids) -> str:
         """The text of `ids` (ints, special tokens by name); bytes that are not UTF-8 become U+FFFD. See StreamDecoder
@@ -129,12 +147,19 @@ class Tokenizer:
 
     def decode_bytes(self, ids) -> bytes:
         """The bytes of `ids`: exactly the UTF-8 of the text that was encoded."""
+        ids = np.asarray(ids)
+        if ids.dtype != np.uint32 and ids.dtype != np.int32:
+            ids = ids.astype(np.int64, copy=False)
         try:
-            return self._core.decode(np.asarray(ids, dtype=np.int64).reshape(-1))
+            return self._core.decode(ids.reshape(-1))
         except IndexError as error:
             raise UsageError(
                 f"id {error} is not in the vocabulary of {len(self)}; decode with the tokenizer that encoded"
             ) from None
+
+    def decode_batch(self, batch: Iterable) -> list[str]:
+        """The text of each sequence of ids, as decode gives it."""
+        return [self.decode(ids) for ids in batch]
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes of one token; for a special token, its name."""

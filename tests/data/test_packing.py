@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pynanochat import _C
 from pynanochat.data import PackedLoader, ValidationLoader, open_source
 from pynanochat.data.packing import DocumentBuffer
 from pynanochat.errors import DataError
@@ -73,6 +74,48 @@ def test_the_longest_that_fits_is_taken_and_the_shortest_is_cropped():
     assert buffer.take(2).tolist() == [31] * 3  # none fits: the shortest, to be cropped
     assert buffer.take(5).tolist() == [54] * 5
     assert len(buffer) == 1
+
+
+@given(st.lists(st.integers(0, 70), max_size=60), st.integers(2, 130), st.integers(1, 9), st.integers(0, 2**32))
+@settings(max_examples=200, deadline=None)
+def test_the_packer_packs_as_the_buffer_does(lengths, row_size, least, seed):
+    draw = np.random.default_rng(seed)
+    documents = [draw.integers(0, 1000, length).astype(np.uint32) for length in lengths]
+    buffer, packer = DocumentBuffer(), _C.Packer(row_size)
+    rows, expected = np.full((4, row_size), -1, np.int32), np.full(4 * row_size, -1, np.int32)
+    at = place = 0
+    for start in range(0, len(documents), 5):
+        some = documents[start : start + 5]
+        packer.add(7, some)
+        for document in some:
+            buffer.add(np.array([7, *document], np.int32)[:row_size])
+        at = packer.fill(rows, at, least)
+        while place < len(expected) and len(buffer) >= least:
+            room = row_size - place % row_size
+            piece = buffer.take(room)[:room]
+            expected[place : place + len(piece)] = piece
+            place += len(piece)
+        assert at == place and len(packer) == len(buffer)
+        assert np.array_equal(rows.ravel(), expected)
+    lengths, tokens = packer.snapshot().arrays()
+    kept = buffer.in_order()
+    assert lengths.tolist() == [len(piece) for piece in kept]
+    assert tokens.tolist() == [token for piece in kept for token in piece.tolist()]
+
+
+def test_a_snapshot_says_how_things_stood():
+    straight = loader(words(217))
+    next(straight)
+    snapshot, state = straight.snapshot(), straight.state_dict()
+    list(islice(straight, 9))
+    later = snapshot()
+    assert later.keys() == state.keys()
+    assert all(np.array_equal(later[key], state[key]) for key in state)
+
+
+def test_the_packer_refuses_rows_of_another_size():
+    with pytest.raises(ValueError, match="rows must be int32"):
+        _C.Packer(8).fill(np.zeros((2, 9), np.int32), 0, 1)
 
 
 def test_one_pass_gives_every_short_document_at_most_once_and_little_is_dropped():
