@@ -24,6 +24,7 @@ Encoder::Lease Encoder::borrow() const {
 
 Encoder::Lease::~Lease() {
     if (!workspace_) return;
+    workspace_->merger.trim();
     const std::lock_guard lock(encoder_.mutex_);
     encoder_.idle_.push_back(std::move(workspace_));
 }
