@@ -3,8 +3,8 @@
     python -m pynanochat.bench.bench_bpe_hostile [--repetitions 1000000] [--rounds 3]
 
 Each text of n units is split, encoded by an encoder that has seen no text, and trained on, all on one thread; the
-hostile vocabularies encode the text that is worst for them. Each number is the best of some rounds. "MB" is the memory
-that the call of 2n units had at its height, less what there was before.
+hostile vocabularies encode the text that is worst for them. Each time is the best of some rounds, more where they are
+short. "MB" is the memory that the call of 2n units had at its height, less what there was before.
 """
 
 import argparse
@@ -123,15 +123,15 @@ def train(text: str) -> Tokenizer:
 
 def measure(prepare, rounds: int) -> tuple[float, float]:
     """(best seconds of a call of what `prepare` gives, the MB that the last one took at its height)."""
-    best, memory = float("inf"), float("nan")
-    for _ in range(rounds):
+    times, memory = [], float("nan")
+    while len(times) < rounds or (sum(times) < 0.1 and len(times) < 10 * rounds):
         call = prepare()
         before = _reset_peak()
         start = time.perf_counter()
         call()
-        best = min(best, time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
         memory = _status("VmHWM") - before
-    return best, memory
+    return min(times), memory
 
 
 def _status(name: str) -> float:

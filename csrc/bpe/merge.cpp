@@ -54,7 +54,8 @@ std::span<const Id> Merger::merge_short(std::string_view piece, Id limit) {
 
 std::span<const Id> Merger::merge_long(std::string_view piece, Id limit) {
     if (piece.size() >= no_id)
-        throw std::length_error("a word of " + std::to_string(piece.size()) + " bytes is too long; the limit is 4294967294");
+        throw std::length_error("a word of " + std::to_string(piece.size()) +
+                                " bytes is too long; the limit is 4294967294");
     const std::uint32_t n = static_cast<std::uint32_t>(piece.size());
     ids_.resize(std::max<std::size_t>(ids_.size(), n));
     next_.resize(n);

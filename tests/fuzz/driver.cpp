@@ -18,6 +18,10 @@ void run(const std::string& input) {
     LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t*>(copy.view().data()), input.size());
 }
 
+std::string soup(std::mt19937& random, std::size_t size) {
+    return pynanochat::test::soup(random, pynanochat::test::characters, size);
+}
+
 std::string damaged(std::string input, std::mt19937& random) {
     for (int times = 1 + static_cast<int>(random() % 4); times > 0 && !input.empty(); --times) {
         const std::size_t at = random() % input.size();
@@ -25,7 +29,7 @@ std::string damaged(std::string input, std::mt19937& random) {
             case 0: input[at] = static_cast<char>(random()); break;
             case 1: input.erase(at, random() % 8); break;
             case 2: input.insert(at, input.substr(random() % input.size(), random() % 64)); break;
-            default: input.insert(at, pynanochat::test::soup(random, pynanochat::test::characters, random() % 8)); break;
+            default: input.insert(at, soup(random, random() % 8)); break;
         }
     }
     return input;
@@ -45,7 +49,7 @@ int main(int, char** arguments) {
         for (const std::string& kept : inputs) run(input = kept);
         for (int i = std::atoi(arguments[2]); i > 0; --i) {
             input = inputs[random() % inputs.size()];
-            if (i % 4 == 0) input = pynanochat::test::soup(random, pynanochat::test::characters, random() % 200);
+            if (i % 4 == 0) input = soup(random, random() % 200);
             run(input = damaged(input, random));
         }
     } catch (const std::exception& error) {
