@@ -27,6 +27,8 @@ Encoder::Lease Encoder::borrow() const {
 
 Encoder::Lease::~Lease() {
     if (!workspace_) return;
+    workspace_->matcher.trim();
+    workspace_->merger.trim();
     const std::lock_guard lock(encoder_.mutex_);
     encoder_.idle_.push_back(std::move(workspace_));
 }
@@ -47,7 +49,7 @@ Encoder::Workspace::Workspace(const Encoder& encoder)
 std::size_t Encoder::merge(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const {
     std::span<const Id> ids;
     Id whole;
-    if (vocabulary_.regular())
+    if (matches_)
         ids = workspace.matcher.match(piece);
     else if ((whole = vocabulary_.find(piece, hash)) != no_id)
         ids = {&whole, 1};

@@ -45,7 +45,8 @@ class IdBuffer {
 // up to 28 MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.
 class Encoder {
   public:
-    explicit Encoder(const std::vector<std::string_view>& tokens) : vocabulary_(tokens), trie_(vocabulary_) {}
+    explicit Encoder(const std::vector<std::string_view>& tokens)
+        : vocabulary_(tokens), trie_(vocabulary_), matches_(Matcher::suits(vocabulary_, trie_)) {}
 
     const Vocabulary& vocabulary() const { return vocabulary_; }
 
@@ -84,6 +85,7 @@ class Encoder {
 
     Vocabulary vocabulary_;
     TokenTrie trie_;
+    bool matches_;  // new pieces go through the matcher, else through the merger
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };

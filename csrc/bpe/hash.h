@@ -1,9 +1,12 @@
 // Hashes of runs of bytes.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <random>
 #include <string_view>
 
 namespace pynanochat::bpe {
@@ -16,7 +19,21 @@ inline std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
     return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
 }
 
-constexpr std::uint64_t odd_words[2] = {0x9E3779B97F4A7C15u, 0xD1B54A32D192ED03u};
+// A number that nobody can know beforehand.
+inline std::uint64_t draw_word() {
+    try {
+        std::random_device device;
+        return static_cast<std::uint64_t>(device()) << 32 | device();
+    } catch (const std::exception&) {  // a system without such a device: the clock is better than nothing
+        const auto now = std::chrono::high_resolution_clock::now().time_since_epoch().count();
+        return mix(static_cast<std::uint64_t>(now), 0x9E3779B97F4A7C15u);
+    }
+}
+
+// Drawn anew by every process. Were they known, then so were texts whose pieces all have the same hash: once
+// hash ^ word[0] is odd_words[0] in hash_bytes, what else the 16 bytes hold makes no difference. Tables would then
+// cost the square of their size. No result depends on a hash.
+inline const std::uint64_t odd_words[2] = {draw_word() | 1, draw_word() | 1};
 
 // For bytes that are too long for a PieceKey.
 inline std::uint64_t hash_bytes(std::string_view bytes) {
@@ -39,7 +56,7 @@ inline std::uint64_t hash_bytes(std::string_view bytes) {
 // A hash by prefixes: the hash of a part follows from those of two prefixes. A polynomial modulo the prime 2^61 - 1.
 struct PolynomialHash {
     static constexpr std::uint64_t prime = (std::uint64_t{1} << 61) - 1;
-    static constexpr std::uint64_t base = 0x1A2B3C4D5E6F7081 & prime;
+    static inline const std::uint64_t base = 256 + draw_word() % (prime - 256);  // see odd_words
 
     static std::uint64_t times(std::uint64_t a, std::uint64_t b) {
         const Wide product = static_cast<Wide>(a) * b;

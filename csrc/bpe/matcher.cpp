@@ -1,6 +1,31 @@
 #include "bpe/matcher.h"
 
+#include <algorithm>
+
 namespace pynanochat::bpe {
+
+bool Matcher::suits(const Vocabulary& vocabulary, const TokenTrie& trie) {
+    constexpr std::size_t most = 4096;  // steps for one place of a piece, at the worst
+    if (!vocabulary.regular()) return false;
+    std::size_t deepest = 0, longest = 0;
+    std::vector<std::size_t> depth(vocabulary.size());
+    for (Id id = 0; id < vocabulary.size(); ++id) {
+        if (const auto [left, right] = vocabulary.parts()[id]; left != no_id)  // both are lower than id
+            depth[id] = 1 + std::max(depth[left], depth[right]);
+        deepest = std::max(deepest, depth[id]);
+        std::size_t chain = 1;
+        for (Id shorter = id; chain <= most && (shorter = trie.shorter(shorter)) != no_id;) ++chain;
+        longest = std::max(longest, chain);
+        if (longest * (2 * deepest + 1) > most) return false;
+    }
+    return true;
+}
+
+void Matcher::trim() {
+    constexpr std::size_t kept = std::size_t{1} << 16;
+    if (ids_.size() > kept) ids_ = {};
+    if (closed_.size() > kept) closed_ = {};
+}
 
 std::span<const Id> Matcher::match(std::string_view piece) {
     ids_.clear();

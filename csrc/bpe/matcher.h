@@ -18,8 +18,15 @@ class Matcher {
   public:
     Matcher(const Vocabulary& vocabulary, const TokenTrie& trie) : vocabulary_(vocabulary), trie_(trie) {}
 
+    // Whether this costs little with a vocabulary: it is regular, and few tokens begin each other or contain long chains
+    // of others. No vocabulary learnt from text is otherwise; but one of a, aa, aaa and so on to 1,000 is.
+    static bool suits(const Vocabulary& vocabulary, const TokenTrie& trie);
+
     // The tokens of `piece`, which is not empty. Valid until the next call.
     std::span<const Id> match(std::string_view piece);
+
+    // Gives back the memory that a very long piece has taken.
+    void trim();
 
   private:
     bool stay_apart(Id left, Id right) const;

@@ -1,6 +1,9 @@
 #include "bpe/merge.h"
 
 #include <algorithm>
+#include <functional>
+#include <stdexcept>
+#include <string>
 
 namespace pynanochat::bpe {
 
@@ -50,33 +53,38 @@ std::span<const Id> Merger::merge_short(std::string_view piece, Id limit) {
 }
 
 std::span<const Id> Merger::merge_long(std::string_view piece, Id limit) {
-    const std::size_t n = piece.size();
-    ids_.resize(std::max(ids_.size(), n));
+    if (piece.size() >= no_id)
+        throw std::length_error("a word of " + std::to_string(piece.size()) +
+                                " bytes is too long; the limit is 4294967294");
+    const std::uint32_t n = static_cast<std::uint32_t>(piece.size());
+    ids_.resize(std::max<std::size_t>(ids_.size(), n));
     next_.resize(n);
     previous_.resize(n);
     heap_.clear();
-    for (std::size_t i = 0; i < n; ++i) {
+    const auto candidate = [](Id merged, std::uint32_t at) { return std::uint64_t{merged} << 32 | at; };
+    for (std::uint32_t i = 0; i < n; ++i) {
         ids_[i] = vocabulary_.byte_id(static_cast<std::uint8_t>(piece[i]));
         next_[i] = i + 1;
         previous_[i] = i - 1;
     }
-    for (std::size_t i = 0; i + 1 < n; ++i) {
+    for (std::uint32_t i = 0; i + 1 < n; ++i) {
         const Id merged = pair(ids_[i], ids_[i + 1], limit);
-        if (merged != no_id) heap_.push_back({merged, i});
+        if (merged != no_id) heap_.push_back(candidate(merged, i));
     }
-    std::make_heap(heap_.begin(), heap_.end());
-    const auto push = [this](Id merged, std::size_t at) {
+    std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
+    const auto push = [&](Id merged, std::uint32_t at) {
         if (merged == no_id) return;
-        heap_.push_back({merged, at});
-        std::push_heap(heap_.begin(), heap_.end());
+        heap_.push_back(candidate(merged, at));
+        std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
     };
     while (!heap_.empty()) {
-        const auto [merged, at] = heap_.front();
-        std::pop_heap(heap_.begin(), heap_.end());
+        const Id merged = static_cast<Id>(heap_.front() >> 32);
+        const std::uint32_t at = static_cast<std::uint32_t>(heap_.front());
+        std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
         heap_.pop_back();
         // A candidate is stale once either of its tokens was merged otherwise.
         if (ids_[at] == no_id || next_[at] >= n || pair(ids_[at], ids_[next_[at]], limit) != merged) continue;
-        const std::size_t gone = next_[at];
+        const std::uint32_t gone = next_[at];
         ids_[at] = merged;
         ids_[gone] = no_id;
         next_[at] = next_[gone];
@@ -87,8 +95,17 @@ std::span<const Id> Merger::merge_long(std::string_view piece, Id limit) {
         if (at > 0) push(pair(ids_[previous_[at]], merged, limit), previous_[at]);
     }
     std::size_t count = 0;
-    for (std::size_t i = 0; i < n; i = next_[i]) ids_[count++] = ids_[i];
+    for (std::uint32_t i = 0; i < n; i = next_[i]) ids_[count++] = ids_[i];
     return {ids_.data(), count};
+}
+
+void Merger::trim() {
+    constexpr std::size_t kept = std::size_t{1} << 16;
+    if (ids_.size() <= kept) return;
+    ids_ = {};
+    next_ = {};
+    previous_ = {};
+    heap_ = {};
 }
 
 }  // namespace pynanochat::bpe

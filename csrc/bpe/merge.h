@@ -1,6 +1,7 @@
 // Merges the bytes of one piece into tokens.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,9 @@ class Merger {
     // scanned for the next merge; long ones take it from a heap, so that n bytes cost n log n.
     std::span<const Id> merge(std::string_view piece, Id limit = no_id);
 
+    // Gives back the memory that a very long piece has taken.
+    void trim();
+
   private:
     std::span<const Id> merge_short(std::string_view piece, Id limit);
     std::span<const Id> merge_long(std::string_view piece, Id limit);
@@ -27,17 +31,10 @@ class Merger {
         return merged < limit ? merged : no_id;
     }
 
-    struct Candidate {
-        Id merged;
-        std::size_t at;
-        // For a heap whose front is the lowest id, then the leftmost.
-        bool operator<(const Candidate& o) const { return merged != o.merged ? merged > o.merged : at > o.at; }
-    };
-
     const Vocabulary& vocabulary_;
     std::vector<Id> ids_;
-    std::vector<std::size_t> next_, previous_;
-    std::vector<Candidate> heap_;
+    std::vector<std::uint32_t> next_, previous_;
+    std::vector<std::uint64_t> heap_;  // the merged id, then the place: the smallest is the next to do
 };
 
 }  // namespace pynanochat::bpe

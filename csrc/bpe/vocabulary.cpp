@@ -11,7 +11,8 @@
 
 namespace pynanochat::bpe {
 
-void MergeTable::clear(std::size_t expected) {
+void MergeTable::clear(std::size_t expected, std::uint64_t multiplier) {
+    multiplier_ = multiplier;
     constexpr std::size_t least = std::size_t{1} << (2 * id_bits - max_rest_bits);
     const std::size_t buckets = std::bit_ceil(std::max(expected, least));
     slots_.assign((buckets + max_distance + 1) * bucket, empty);  // a search never runs over the end
@@ -51,7 +52,11 @@ Vocabulary::Vocabulary(const std::vector<std::string_view>& tokens) {
 }
 
 void Vocabulary::index_tokens() {
-    const std::size_t capacity = std::bit_ceil(size() * 2 + 2);
+    const auto in_use = static_cast<std::size_t>(std::count_if(
+        offset_.begin() + 1, offset_.end(), [before = std::uint64_t{0}](std::uint64_t offset) mutable {
+            return std::exchange(before, offset) != offset;
+        }));
+    const std::size_t capacity = std::bit_ceil(in_use * 2 + 2);
     slots_.assign(capacity, {});
     mask_ = capacity - 1;
     for (Id id = 0; id < size(); ++id) {
@@ -103,14 +108,13 @@ void Vocabulary::index_pairs() {
     set_pairs(found);
 }
 
+// Ids can be chosen so that all pairs belong into one bucket, of a table of any size: then another multiplier, which
+// whoever chose them cannot know, spreads them. A little more room each time, should that be bad luck.
 void Vocabulary::set_pairs(const std::vector<Pair>& pairs) {
-    for (std::size_t room = pairs.size();; room = 2 * room + 1) {
-        pairs_.clear(room);
-        if (std::all_of(pairs.begin(), pairs.end(), [this](const Pair& pair) {
-                return pairs_.insert(pair.left, pair.right, pair.merged);
-            }))
-            return;
-    }
+    const auto insert = [this](const Pair& pair) { return pairs_.insert(pair.left, pair.right, pair.merged); };
+    pairs_.clear(pairs.size());
+    for (std::size_t room = pairs.size(); !std::all_of(pairs.begin(), pairs.end(), insert); room += room / 8)
+        pairs_.clear(room, draw_word() | 1);
 }
 
 // In a regular vocabulary a pair that is not the two parts of its token can never stand side by side: merging

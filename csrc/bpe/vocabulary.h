@@ -25,10 +25,10 @@ class MergeTable {
   public:
     explicit MergeTable(std::size_t expected = 0) { clear(expected); }
 
-    // Forgets everything and makes room for `expected` pairs.
-    void clear(std::size_t expected);
+    // Forgets everything and makes room for `expected` pairs. `multiplier`, an odd number, says where each will be.
+    void clear(std::size_t expected, std::uint64_t multiplier = 0x9E3779B97F4A7C15u);
 
-    // False if the table is too crowded around the pair, which must not be in it yet: clear() with more room.
+    // False if the table is too crowded around the pair, which must not be in it yet: clear() with another multiplier.
     [[nodiscard]] bool insert(Id left, Id right, Id merged);
 
     // The id that the pair merges into, or no_id.
@@ -51,12 +51,13 @@ class MergeTable {
     static constexpr std::size_t max_distance = 126;
     static constexpr int max_rest_bits = 33;
 
-    static std::uint64_t multiply(Id left, Id right) {
+    std::uint64_t multiply(Id left, Id right) const {
         const std::uint64_t pair = static_cast<std::uint64_t>(left) << id_bits | right;
-        return pair * 0x9E3779B97F4A7C15u & ((std::uint64_t{1} << 2 * id_bits) - 1);
+        return pair * multiplier_ & ((std::uint64_t{1} << 2 * id_bits) - 1);
     }
 
     std::vector<std::uint64_t> slots_;  // from high to low: 33 bits of the product, 7 of the distance, 24 of the id
+    std::uint64_t multiplier_ = 0;
     int rest_bits_ = 0;
 };
 

@@ -48,12 +48,15 @@ class Tokenizer:
     def __init__(self, tokens: Sequence[bytes], special_tokens: dict[str, int]):
         """`tokens[id]` are the bytes of each ordinary token, b"" for ids not in use. Raises DataError."""
         self.special_tokens = dict(special_tokens)
-        names = {id: name.encode() for name, id in self.special_tokens.items()}
+        try:
+            names = {id: name.encode() for name, id in self.special_tokens.items()}
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise DataError(f"the name of a special token is not text ({error}); name it by a str of UTF-8") from None
         if len(names) != len(self.special_tokens):
             raise DataError("two special tokens have the same id; give each its own")
         for id, name in names.items():
             if id < 0 or (id < len(tokens) and tokens[id]):
-                raise DataError(f"special token {name.decode()} has id {id}, which is not free; choose ids that are")
+                raise DataError(f"special token {name.decode()!r} has id {id}, which is not free; choose ids that are")
         self._tokens = list(tokens) + [b""] * (max(names, default=-1) + 1 - len(tokens))
         try:
             self._core = _C.BpeEncoder(self._tokens, names)

@@ -129,11 +129,14 @@ def read(folder: Path, pattern: str) -> tuple[list[bytes], dict[str, int], list[
         found = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
         if found != pattern:
             raise DataError(
-                f"{folder / TOKENIZER} splits text by another pattern ({found}); train a tokenizer here instead"
+                f"{folder / TOKENIZER} splits text by another pattern ({_short(found)}); train a tokenizer here instead"
             )
         ids = {text: int(id) for text, id in content["model"]["vocab"].items()}
         special_tokens = {token["content"]: int(token["id"]) for token in content["added_tokens"]}
-        tokens = [b""] * (max([*ids.values(), *special_tokens.values()]) + 1)
+        highest = max([*ids.values(), *special_tokens.values()])
+        if highest > 65536 + 16 * len(ids):  # memory follows the highest id: a small file may not ask for much
+            raise ValueError(f"id {highest} for {len(ids)} tokens")
+        tokens = [b""] * (highest + 1)
         for text, id in ids.items():
             if id < 0 or tokens[id]:
                 raise ValueError(f"id {id}")
@@ -142,9 +145,9 @@ def read(folder: Path, pattern: str) -> tuple[list[bytes], dict[str, int], list[
         merges = [(ids[left], ids[right]) for left, right in pairs]
         lengths = _get(folder / LENGTHS)
         return tokens, special_tokens, merges, lengths and lengths["sha256"]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, MemoryError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
         raise DataError(
-            f"{folder / TOKENIZER} is not a byte-level BPE tokenizer of this package ({error!r}); "
+            f"{folder / TOKENIZER} is not a byte-level BPE tokenizer of this package ({_short(error)}); "
             "train or copy it again"
         ) from None
 
@@ -154,5 +157,13 @@ def _get(path: Path) -> dict | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); it may be cut short: train or copy it again") from None
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(
+            f"{path} cannot be read ({_short(error)}); it may be cut short: train or copy it again"
+        ) from None
+
+
+def _short(found) -> str:
+    """Something from a file, or an error about it, for a message of one line."""
+    text = str(found) if isinstance(found, OSError) else repr(found)
+    return text if len(text) <= 200 else text[:200] + " ..."

@@ -1,21 +1,14 @@
 #include <algorithm>
-#include <map>
 #include <mutex>
 #include <set>
 
 #include "bpe/decoder.h"
-#include "bpe/encoder.h"
-#include "bpe/splitter.h"
 #include "check.h"
+#include "naive.h"
 
 namespace pynanochat::test {
 
 namespace {
-
-using Ids = std::vector<bpe::Id>;
-using Table = std::vector<std::string>;
-
-std::vector<std::string_view> views(const Table& table) { return {table.begin(), table.end()}; }
 
 // All bytes and `count` random longer tokens; shuffled, so that few tokens are reachable from their parts.
 Table random_table(std::mt19937& random, std::size_t count) {
@@ -42,40 +35,6 @@ Table regular_table(std::mt19937& random, std::size_t count) {
     return table;
 }
 
-Ids naive(std::string_view text, const std::map<std::string, bpe::Id, std::less<>>& ranks) {
-    Ids result;
-    const auto* p = reinterpret_cast<const bpe::Byte*>(text.data());
-    const bpe::Byte* const end = p + text.size();
-    while (p < end) {
-        const bpe::Byte* const next = bpe::piece_end(p, end);
-        std::vector<std::string> parts;
-        for (const bpe::Byte* q = p; q < next; ++q) parts.emplace_back(1, static_cast<char>(*q));
-        const std::string whole(reinterpret_cast<const char*>(p), reinterpret_cast<const char*>(next));
-        if (ranks.contains(whole)) parts = {whole};
-        while (true) {
-            bpe::Id best = bpe::no_id;
-            std::size_t at = 0;
-            for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
-                const auto found = ranks.find(parts[i] + parts[i + 1]);
-                if (found != ranks.end() && found->second < best) best = found->second, at = i;
-            }
-            if (best == bpe::no_id) break;
-            parts[at] += parts[at + 1];
-            parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(at) + 1);
-        }
-        for (const std::string& part : parts) result.push_back(ranks.at(part));
-        p = next;
-    }
-    return result;
-}
-
-Ids encode(const bpe::Encoder& encoder, std::string_view text) {
-    const Exact copy(text);
-    bpe::IdBuffer ids;
-    encoder.encode(copy.view(), ids);
-    return {ids.data(), ids.data() + ids.size()};
-}
-
 }  // namespace
 
 void encoder_equals_naive_merging() {
@@ -83,16 +42,15 @@ void encoder_equals_naive_merging() {
     const std::vector<std::string> letters = {"a", "b", "s", "t", "1", " ", ".", "'"};
     for (int round = 0; round < 20; ++round) {
         const Table table = round % 2 ? random_table(random, 300) : regular_table(random, 300);
-        std::map<std::string, bpe::Id, std::less<>> ranks;
-        for (bpe::Id id = 0; id < table.size(); ++id) ranks[table[id]] = id;
+        const Ranks ranks = ranks_of(table);
         const bpe::Encoder encoder(views(table));
         for (int i = 0; i < 40; ++i) {
             const std::string text = soup(random, i % 2 ? characters : letters, random() % 200);
-            CHECK(encode(encoder, text) == naive(text, ranks));
-            CHECK(encode(encoder, text) == naive(text, ranks));  // now from the cache
+            CHECK(encode(encoder, text) == naive_ids(text, ranks));
+            CHECK(encode(encoder, text) == naive_ids(text, ranks));  // now from the cache
         }
         const std::string word = soup(random, {"a", "b", "s", "t"}, 300);  // one long piece
-        CHECK(encode(encoder, word) == naive(word, ranks));
+        CHECK(encode(encoder, word) == naive_ids(word, ranks));
     }
 }
 
@@ -133,12 +91,6 @@ void vocabulary_refuses_bad_tables() {
     Table irregular = table;
     irregular.push_back("abc");
     CHECK(!bpe::Vocabulary(views(irregular)).regular());
-}
-
-std::string decoded(const bpe::Decoder& decoder, const std::vector<std::int64_t>& ids) {
-    std::string text(decoder.size(std::span(ids)), '\0');
-    decoder.write(std::span(ids), text);
-    return text;
 }
 
 void decoder_inverts_and_refuses() {
