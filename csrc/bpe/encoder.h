@@ -10,6 +10,7 @@
 
 #include "bpe/merge.h"
 #include "bpe/piece_cache.h"
+#include "bpe/splitter.h"
 #include "bpe/threads.h"
 #include "bpe/vocabulary.h"
 
@@ -38,7 +39,8 @@ class IdBuffer {
 // 10 MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.
 class Encoder {
   public:
-    explicit Encoder(const std::vector<std::string_view>& tokens) : vocabulary_(tokens) {}
+    explicit Encoder(const std::vector<std::string_view>& tokens, Pattern pattern = Pattern::ours)
+        : vocabulary_(tokens), pattern_(pattern) {}
 
     const Vocabulary& vocabulary() const { return vocabulary_; }
 
@@ -75,6 +77,7 @@ class Encoder {
     std::size_t merge(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const;
 
     Vocabulary vocabulary_;
+    Pattern pattern_;
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };

@@ -43,7 +43,7 @@ class Tokenizer:
     Made by `train`, `load` or `from_ranks`. `len(tokenizer)` is the highest id + 1.
     """
 
-    pattern: str = _C.bpe_pattern
+    pattern: str = _C.bpe_patterns["pynanochat"]
 
     def __init__(self, tokens: Sequence[bytes], special_tokens: dict[str, int]):
         """`tokens[id]` are the bytes of each ordinary token, b"" for ids not in use. Raises DataError."""
