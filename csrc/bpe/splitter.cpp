@@ -247,8 +247,8 @@ PYNANOCHAT_AVX2 std::size_t split_avx2(const Byte* p, const Byte* end, const Byt
 
 template <Pattern pattern>
 std::size_t split_portable(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
-    return split_windows<pattern>(p, end, ends, capacity,
-                                  [end](const Byte* at, std::size_t n) { return window_portable<pattern>(at, n, end); });
+    const auto window = [end](const Byte* at, std::size_t n) { return window_portable<pattern>(at, n, end); };
+    return split_windows<pattern>(p, end, ends, capacity, window);
 }
 
 // split() one character at a time, for a pattern that has no windows.

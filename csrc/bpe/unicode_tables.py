@@ -46,7 +46,8 @@ def ranges(classes: list[tuple[str, str]]) -> list[tuple[int, int, str]]:
 
 def array(name: str, kind: str, runs: list[tuple[int, int, str]]) -> list[str]:
     cells = [f"{{0x{first:X}, 0x{last:X}, {kind}::{value}}}" for first, last, value in runs]
-    rows = ["    " + ", ".join(cells[i : i + 3]) + "," for i in range(0, len(cells), 3)]
+    across = 117 // max(len(cell) + 2 for cell in cells)  # a comma and a blank, no blank at the end
+    rows = ["    " + ", ".join(cells[i : i + across]) + "," for i in range(0, len(cells), across)]
     return [f"constexpr CodePointRange<{kind}> {name}[] = {{", *rows, "};", ""]
 
 
