@@ -1,5 +1,7 @@
 #include "bpe/patterns.h"
 
+#include <utility>
+
 namespace pynanochat::bpe {
 
 namespace {
