@@ -7,13 +7,14 @@ import numpy as np
 
 # --- byte-pair encoding (csrc/bindings/bpe.cpp) ---
 
-bpe_pattern: str
+bpe_patterns: dict[str, str]
+"""The regular expressions of split patterns by name, "pynanochat" first."""
 
-def bpe_split(text: str, method: str = "window") -> np.ndarray:
+def bpe_split(text: str, method: str = "window", pattern: str = "pynanochat") -> np.ndarray:
     """Ends of the pieces of `text` as int64 byte offsets into its UTF-8; `method` is window, portable or scalar."""
 
 class BpeEncoder:
-    def __init__(self, tokens: Sequence[bytes], special: Mapping[int, bytes]) -> None: ...
+    def __init__(self, tokens: Sequence[bytes], special: Mapping[int, bytes], pattern: str = "pynanochat") -> None: ...
     def encode(self, text: str) -> list[int]: ...
     def encode_array(self, text: str) -> np.ndarray: ...
     def encode_batch(self, texts: Iterable[str], threads: int) -> list[np.ndarray]: ...

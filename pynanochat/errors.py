@@ -4,6 +4,12 @@
 """
 
 
+def shown(value, most: int = 200) -> str:
+    """`value`, which may come from a file of anybody's, for a message: on one line, cut where it is long."""
+    text = str(value) if isinstance(value, OSError) else repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 class PynanochatError(Exception):
     """Base of every error that is the user's to mend."""
 

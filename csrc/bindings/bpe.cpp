@@ -31,15 +31,23 @@ py::array_t<Id> to_array(std::unique_ptr<Id[]> ids, std::size_t size) {
     return py::array_t<Id>(static_cast<py::ssize_t>(size), data, owner);
 }
 
+bpe::Pattern pattern_named(const std::string& name) {
+    for (std::size_t i = 0; i < std::size(bpe::pattern_table); ++i)
+        if (name == bpe::pattern_table[i].name) return static_cast<bpe::Pattern>(i);
+    throw py::value_error("there is no pattern named " + name);
+}
+
 class PyEncoder {
   public:
-    PyEncoder(const std::vector<py::bytes>& tokens, const std::map<Id, std::string>& special) {
+    PyEncoder(const std::vector<py::bytes>& tokens, const std::map<Id, std::string>& special,
+              const std::string& pattern) {
+        const bpe::Pattern splitting = pattern_named(pattern);
         std::vector<std::string_view> views;
         for (const py::bytes& token : tokens) views.push_back(token);
         numbers_.resize(views.size());
         const py::gil_scoped_release release;
         decoder_ = std::make_unique<bpe::Decoder>(views, special);
-        encoder_ = std::make_unique<bpe::Encoder>(views);
+        encoder_ = std::make_unique<bpe::Encoder>(views, splitting);
     }
 
     py::list encode(const py::str& text) {
@@ -173,7 +181,8 @@ std::vector<std::pair<Id, Id>> train(bpe::Trainer& trainer, std::size_t merges, 
 }
 
 // The ends of the pieces of `text`, as byte offsets into its UTF-8. `method`: window, portable or scalar.
-py::array_t<std::int64_t> split(const py::str& text, const std::string& method) {
+py::array_t<std::int64_t> split(const py::str& text, const std::string& method, const std::string& pattern) {
+    const bpe::Pattern splitting = pattern_named(pattern);
     const Texts texts(text);
     const auto* const begin = reinterpret_cast<const bpe::Byte*>(texts.views()[0].data());
     const bpe::Byte* const end = begin + texts.views()[0].size();
@@ -181,11 +190,11 @@ py::array_t<std::int64_t> split(const py::str& text, const std::string& method) 
     const bpe::Byte* block[256];
     for (const bpe::Byte* p = begin; p < end; p = begin + result.back()) {
         if (method == "scalar") {
-            result.push_back(bpe::piece_end(p, end) - begin);
+            result.push_back(bpe::piece_end(p, end, splitting) - begin);
             continue;
         }
-        const std::size_t n =
-            method == "portable" ? bpe::split_portable(p, end, block, 256) : bpe::split(p, end, block, 256);
+        const std::size_t n = method == "portable" ? bpe::split_portable(p, end, block, 256, splitting)
+                                                   : bpe::split(p, end, block, 256, splitting);
         for (std::size_t i = 0; i < n; ++i) result.push_back(block[i] - begin);
     }
     return py::array_t<std::int64_t>(static_cast<py::ssize_t>(result.size()), result.data());
@@ -194,12 +203,15 @@ py::array_t<std::int64_t> split(const py::str& text, const std::string& method) 
 }  // namespace
 
 void bind_bpe(py::module_& module) {
-    module.attr("bpe_pattern") = bpe::split_pattern;
-    module.def("bpe_split", &split, py::arg("text"), py::arg("method") = "window");
+    py::dict patterns;
+    for (const bpe::NamedPattern& pattern : bpe::pattern_table) patterns[pattern.name] = pattern.regex;
+    module.attr("bpe_patterns") = patterns;
+    const char* const ours = bpe::pattern_table[0].name;
+    module.def("bpe_split", &split, py::arg("text"), py::arg("method") = "window", py::arg("pattern") = ours);
 
     py::class_<PyEncoder>(module, "BpeEncoder")
-        .def(py::init<const std::vector<py::bytes>&, const std::map<Id, std::string>&>(), py::arg("tokens"),
-             py::arg("special"))
+        .def(py::init<const std::vector<py::bytes>&, const std::map<Id, std::string>&, const std::string&>(),
+             py::arg("tokens"), py::arg("special"), py::arg("pattern") = ours)
         .def("encode", &PyEncoder::encode, py::arg("text"))
         .def("encode_array", &PyEncoder::encode_array, py::arg("text"))
         .def("encode_batch", &PyEncoder::encode_batch, py::arg("texts"), py::arg("threads"))

@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include "bpe/splitter.h"
-
 namespace pynanochat::bpe {
 
 void IdBuffer::grow(std::size_t needed) {
@@ -99,7 +97,7 @@ void Encoder::encode(std::string_view text, IdBuffer& out, Workspace& workspace)
     const Byte* p = reinterpret_cast<const Byte*>(text.data());
     const Byte* const text_end = p + text.size();
     while (p < text_end) {
-        const std::size_t count = split(p, text_end, ends, block);
+        const std::size_t count = split(p, text_end, ends, block, pattern_);
         std::size_t long_count = 0;
         const Byte* start = p;
         for (std::size_t i = 0; i < count; start = ends[i++]) {

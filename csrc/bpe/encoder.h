@@ -11,6 +11,7 @@
 #include "bpe/matcher.h"
 #include "bpe/merge.h"
 #include "bpe/piece_cache.h"
+#include "bpe/splitter.h"
 #include "bpe/threads.h"
 #include "bpe/token_trie.h"
 #include "bpe/vocabulary.h"
@@ -45,8 +46,8 @@ class IdBuffer {
 // up to 28 MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.
 class Encoder {
   public:
-    explicit Encoder(const std::vector<std::string_view>& tokens)
-        : vocabulary_(tokens), trie_(vocabulary_), matches_(Matcher::suits(vocabulary_, trie_)) {}
+    explicit Encoder(const std::vector<std::string_view>& tokens, Pattern pattern = Pattern::ours)
+        : vocabulary_(tokens), trie_(vocabulary_), matches_(Matcher::suits(vocabulary_, trie_)), pattern_(pattern) {}
 
     const Vocabulary& vocabulary() const { return vocabulary_; }
 
@@ -86,6 +87,7 @@ class Encoder {
     Vocabulary vocabulary_;
     TokenTrie trie_;
     bool matches_;  // new pieces go through the matcher, else through the merger
+    Pattern pattern_;
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };

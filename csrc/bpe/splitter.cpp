@@ -10,6 +10,8 @@
 #include <bit>
 #include <cstring>
 
+#include "bpe/patterns.h"
+
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define PYNANOCHAT_BPE_AVX2 1
 #include <immintrin.h>
@@ -23,82 +25,24 @@ using Bits = std::uint64_t;
 
 constexpr Bits low_bits(std::size_t n) { return n >= 64 ? ~Bits{0} : (Bits{1} << n) - 1; }
 
-struct Classified {
-    CharClass kind;
-    std::uint32_t size;
-};
-
-inline Classified classify(const Byte* p, const Byte* end) {
-    const Char c = decode_utf8(p, end);
-    return {unicode_table()[c.code_point], c.size};
-}
-
-// Bytes of the contraction ('s 't 'd 'm 'll 've 're in either case) at `p`, which holds an apostrophe; 0 if none.
-inline std::size_t contraction_size(const Byte* p, const Byte* end) {
-    const std::size_t left = static_cast<std::size_t>(end - p);
-    if (left < 2) return 0;
-    const Byte a = p[1] | 0x20;
-    if (a == 's' || a == 'd' || a == 'm' || a == 't') return 2;
-    if (left < 3) return 0;
-    if (p[1] == 0xC5 && p[2] == 0xBF) return 3;  // U+017F, the long s, folds to s
-    const Byte b = p[2] | 0x20;
-    return (a == 'l' && b == 'l') || (a == 'v' && b == 'e') || (a == 'r' && b == 'e') ? 3 : 0;
-}
-
-const Byte* skip(const Byte* p, const Byte* end, CharClass kind) {
-    while (p < end) {
-        const Classified c = classify(p, end);
-        if (c.kind != kind) break;
-        p += c.size;
-    }
-    return p;
-}
-
-const Byte* space_end(const Byte* p, const Byte* end) {  // \s*[\r\n]|\s+(?!\S)|\s+
-    const Byte* after_newline = nullptr;
-    const Byte* last = p;
-    const Byte* q = p;
-    while (q < end) {
-        const Classified c = classify(q, end);
-        if (c.kind != CharClass::space && c.kind != CharClass::newline) break;
-        last = q;
-        q += c.size;
-        if (c.kind == CharClass::newline) after_newline = q;
-    }
-    if (after_newline) return after_newline;
-    return q == end || last == p ? q : last;
-}
-
-// End of the piece that starts at `p`. `Skip` is called as skip(p, end, kind) and gives the first character after `p`
-// that is not of that kind.
-template <class Skip>
-const Byte* end_of_piece(const Byte* p, const Byte* end, Skip skip) {
-    const Classified first = classify(p, end);
-    const Byte* q = p + first.size;
-    if (first.kind == CharClass::letter) return skip(q, end, CharClass::letter);
-    if (first.kind == CharClass::number) {
-        if (q == end) return q;
-        const Classified second = classify(q, end);
-        return second.kind == CharClass::number ? q + second.size : q;
-    }
-    if (*p == '\'') {
-        if (const std::size_t size = contraction_size(p, end)) return p + size;
-    }
-    const CharClass next = q < end ? classify(q, end).kind : CharClass::newline;
-    if (first.kind != CharClass::newline && next == CharClass::letter) return skip(q, end, CharClass::letter);
-    if (first.kind == CharClass::other || (*p == ' ' && next == CharClass::other))  // [^\s\p{L}\p{N}]*[\r\n]*
-        return skip(skip(q, end, CharClass::other), end, CharClass::newline);
-    return space_end(p, end);
-}
-
 // One bit a character; bit 0 is a known start of a piece.
 struct Masks {
     Bits letter = 0, number = 0, space = 0, newline = 0, other = 0;
     Bits blank = 0;  // the characters of `space` that are U+0020
 };
 
+// The first of every `most` numbers in a row.
+template <int most>
+inline Bits number_starts(Bits number) {
+    Bits starts = 0, full = number;  // `full`: those with `most` - 1 numbers right before them
+    for (int i = 1; i < most; ++i) full &= number << i;
+    for (Bits first = number & ~(number << 1); first; first = (first << most) & full) starts |= first;
+    return starts;
+}
+
 // Starts of pieces among the `valid` characters. `at_end`: the text ends with them. Starts that depend on what
 // follows the window are left out.
+template <Pattern pattern>
 inline Bits starts_of(const Masks& m, Bits valid, bool at_end) {
     const Bits white = m.space | m.newline;
     // A run of newlines right after a mark belongs to that mark.
@@ -112,12 +56,13 @@ inline Bits starts_of(const Masks& m, Bits valid, bool at_end) {
     starts |= free_white & ~(free_white << 1);
     starts |= m.space & ((valid & ~white) >> 1);  // the last of a run of spaces goes with what follows, or alone
 
-    for (Bits pair = m.number & ~(m.number << 1); pair; pair = (pair << 2) & m.number & (m.number << 1)) starts |= pair;
+    starts |= number_starts<digits(pattern)>(m.number);
 
-    // A space after a newline starts a piece if no newline follows in the same run of white space.
+    // A space after a newline starts a piece if no newline follows in the same run of white space, nor does the end
+    // of the text where white space there is one piece.
     const Bits after_newline = m.space & (m.newline << 1) & ~starts;
     if (after_newline) {
-        Bits reach = (m.newline >> 1) | (at_end ? 0 : valid & ~(valid >> 1));
+        Bits reach = (m.newline >> 1) | (at_end && !whole_tail(pattern) ? 0 : valid & ~(valid >> 1));
         Bits run = m.space;
         reach &= run;
         for (int step = 1; step < 64; step *= 2) {
@@ -149,6 +94,7 @@ inline std::size_t window_size(const Byte* p, const Byte* end) {
     return n;
 }
 
+template <Pattern pattern>
 Bits window_portable(const Byte* p, std::size_t n, const Byte* end) {
     Masks masks;
     Byte at[64];
@@ -169,7 +115,7 @@ Bits window_portable(const Byte* p, std::size_t n, const Byte* end) {
         at[count] = static_cast<Byte>(i);
         i += c.size;
     }
-    const Bits starts = starts_of(masks, low_bits(count), p + n == end);
+    const Bits starts = starts_of<pattern>(masks, low_bits(count), p + n == end);
     Bits result = 0, contractions = 0;
     for (Bits rest = starts; rest; rest &= rest - 1) {
         const int i = std::countr_zero(rest);
@@ -302,6 +248,7 @@ PYNANOCHAT_AVX2 inline CodePointBlock classes_of(const Byte* p, Bits lead) {
 }
 
 // As window_portable, from the masks of the bytes at `p`; 67 bytes there must be readable.
+template <Pattern pattern>
 PYNANOCHAT_AVX2 inline Bits window_x86(const ByteMasks& bytes, const Byte* p, std::size_t n, bool at_end,
                                        const Byte* end) {
     const Bits valid = low_bits(n);
@@ -314,7 +261,7 @@ PYNANOCHAT_AVX2 inline Bits window_x86(const ByteMasks& bytes, const Byte* p, st
     Bits starts, marks;
     if (!(bytes.high & valid)) {
         m.other = valid & ~(m.letter | m.number | m.space | m.newline);
-        starts = starts_of(m, valid, at_end);
+        starts = starts_of<pattern>(m, valid, at_end);
         marks = starts & bytes.apostrophe;
     } else {
         const CodePointBlock wide = classes_of(p, bytes.high & ~bytes.tail & valid);
@@ -330,7 +277,7 @@ PYNANOCHAT_AVX2 inline Bits window_x86(const ByteMasks& bytes, const Byte* p, st
         m.blank = _pext_u64(m.blank, keep);
         const Bits characters = low_bits(static_cast<std::size_t>(std::popcount(keep)));
         m.other = characters & ~(m.letter | m.number | m.space | m.newline);
-        starts = _pdep_u64(starts_of(m, characters, at_end), keep);
+        starts = _pdep_u64(starts_of<pattern>(m, characters, at_end), keep);
         marks = starts & bytes.apostrophe;
     }
     if (marks) starts |= after_contractions(p, end, marks) & valid;
@@ -340,7 +287,7 @@ PYNANOCHAT_AVX2 inline Bits window_x86(const ByteMasks& bytes, const Byte* p, st
 
 // The driver of all forms of window. `Window` is called as window(p, n) and gives the starts in n bytes at p; `Skip`
 // is as for end_of_piece.
-template <class Window, class Skip>
+template <Pattern pattern, class Window, class Skip>
 inline std::size_t split_windows(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity,
                                  Window window, Skip skip) {
     std::size_t count = 0;
@@ -349,11 +296,11 @@ inline std::size_t split_windows(const Byte* p, const Byte* end, const Byte** en
         Bits starts = window(p, n) & ~Bits{1};
         const bool at_end = p + n == end;
         if (!starts && !at_end) {
-            p = end_of_piece(p, end, skip);
+            p = end_of_piece<pattern>(p, end, skip);
             ends[count++] = p;
             continue;
         }
-        const Byte* const base = p;
+        const Byte* base = p;
         for (; starts; starts &= starts - 1) {
             p = base + std::countr_zero(starts);
             ends[count++] = p;
@@ -392,44 +339,83 @@ PYNANOCHAT_AVX2 const Byte* skip_avx2(const Byte* p, const Byte* end, CharClass 
     return skip(p, end, kind);
 }
 
+template <Pattern pattern>
 PYNANOCHAT_AVX2 std::size_t split_avx2(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
     const auto window = [end](const Byte* from, std::size_t n) PYNANOCHAT_AVX2 {
         const bool at_end = from + n == end;
         return with_readable(from, end, [n, at_end](const Byte* p, const Byte* stop) PYNANOCHAT_AVX2 {
-            return window_x86(byte_masks_avx2(p), p, n, at_end, stop);
+            return window_x86<pattern>(byte_masks_avx2(p), p, n, at_end, stop);
         });
     };
-    return split_windows(p, end, ends, capacity, window, skip_avx2);
+    return split_windows<pattern>(p, end, ends, capacity, window, skip_avx2);
 }
 
+template <Pattern pattern>
 PYNANOCHAT_AVX512 std::size_t split_avx512(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
     const auto window = [end](const Byte* from, std::size_t n) PYNANOCHAT_AVX512 {
         const bool at_end = from + n == end;
         return with_readable(from, end, [n, at_end](const Byte* p, const Byte* stop) PYNANOCHAT_AVX512 {
-            return window_x86(byte_masks_avx512(p), p, n, at_end, stop);
+            return window_x86<pattern>(byte_masks_avx512(p), p, n, at_end, stop);
         });
     };
-    return split_windows(p, end, ends, capacity, window, skip_avx2);
+    return split_windows<pattern>(p, end, ends, capacity, window, skip_avx2);
 }
 #endif
+
+template <Pattern pattern>
+std::size_t split_portable(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
+    const auto window = [end](const Byte* at, std::size_t n) { return window_portable<pattern>(at, n, end); };
+    return split_windows<pattern>(p, end, ends, capacity, window, skip);
+}
+
+// split() one character at a time, for a pattern that has no windows.
+std::size_t split_scalar(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity, Pattern pattern) {
+    std::size_t count = 0;
+    while (p < end && count < capacity) ends[count++] = p = piece_end(p, end, pattern);
+    return count;
+}
 
 }  // namespace
 
-const Byte* piece_end(const Byte* p, const Byte* end) { return end_of_piece(p, end, skip); }
-
-std::size_t split_portable(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
-    const auto window = [end](const Byte* at, std::size_t n) { return window_portable(at, n, end); };
-    return split_windows(p, end, ends, capacity, window, skip);
+const Byte* piece_end(const Byte* p, const Byte* end, Pattern pattern) {
+    switch (pattern) {
+        case Pattern::cl100k: return end_of_piece<Pattern::cl100k>(p, end, skip);
+        case Pattern::llama3: return end_of_piece<Pattern::llama3>(p, end, skip);
+        case Pattern::qwen2: return end_of_piece<Pattern::qwen2>(p, end, skip);
+        case Pattern::gpt2: return gpt2_end(p, end);
+        case Pattern::o200k: return o200k_end(p, end);
+        default: return end_of_piece<Pattern::ours>(p, end, skip);
+    }
 }
 
-std::size_t split(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity) {
+std::size_t split_portable(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity, Pattern pattern) {
+    switch (pattern) {
+        case Pattern::ours: return split_portable<Pattern::ours>(p, end, ends, capacity);
+        case Pattern::cl100k: return split_portable<Pattern::cl100k>(p, end, ends, capacity);
+        case Pattern::llama3: return split_portable<Pattern::llama3>(p, end, ends, capacity);
+        case Pattern::qwen2: return split_portable<Pattern::qwen2>(p, end, ends, capacity);
+        default: return split_scalar(p, end, ends, capacity, pattern);
+    }
+}
+
+std::size_t split(const Byte* p, const Byte* end, const Byte** ends, std::size_t capacity, Pattern pattern) {
 #if PYNANOCHAT_BPE_AVX2
     static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
     static const bool avx512 = avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    if (avx512) return split_avx512(p, end, ends, capacity);
-    if (avx2) return split_avx2(p, end, ends, capacity);
+    const auto by = [=]<Pattern fixed>() {
+        return avx512 ? split_avx512<fixed>(p, end, ends, capacity) : split_avx2<fixed>(p, end, ends, capacity);
+    };
+    if (avx2) {
+        switch (pattern) {
+            case Pattern::ours: return by.operator()<Pattern::ours>();
+            case Pattern::cl100k: return by.operator()<Pattern::cl100k>();
+            case Pattern::llama3: return by.operator()<Pattern::llama3>();
+            case Pattern::qwen2: return by.operator()<Pattern::qwen2>();
+            default: break;
+        }
+    }
 #endif
-    return split_portable(p, end, ends, capacity);
+    return split_portable(p, end, ends, capacity, pattern);
 }
 
 }  // namespace pynanochat::bpe

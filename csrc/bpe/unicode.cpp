@@ -6,12 +6,13 @@
 
 namespace pynanochat::bpe {
 
-UnicodeTable::UnicodeTable() {
-    std::vector<CharClass> flat(0x110000, CharClass::other);
-    for (const CodePointRange& range : code_point_ranges)
+template <class Class>
+CodePointTable<Class>::CodePointTable(std::span<const CodePointRange<Class>> ranges) {
+    std::vector<Class> flat(0x110000, Class{});
+    for (const CodePointRange<Class>& range : ranges)
         for (std::uint32_t c = range.first; c <= range.last; ++c) flat[c] = range.kind;
     for (std::size_t b = 0; b < block_.size(); ++b) {
-        std::array<CharClass, 256> leaf;
+        std::array<Class, 256> leaf;
         for (std::size_t i = 0; i < 256; ++i) leaf[i] = flat[b * 256 + i];
         std::size_t index = 0;
         while (index < leaves_.size() && leaves_[index] != leaf) ++index;
@@ -22,7 +23,7 @@ UnicodeTable::UnicodeTable() {
 
 const std::vector<CodePointBlock> code_point_block_table = [] {
     std::vector<CodePointBlock> blocks(code_point_blocks);
-    for (const CodePointRange& range : code_point_ranges) {
+    for (const auto& range : code_point_ranges) {
         for (std::uint32_t c = range.first; c <= range.last; ++c) {
             const std::uint64_t bit = std::uint64_t{1} << (c & 63);
             if (range.kind != CharClass::number) blocks[c >> 6].low |= bit;
@@ -33,7 +34,12 @@ const std::vector<CodePointBlock> code_point_block_table = [] {
 }();
 
 const UnicodeTable& unicode_table() {
-    static const UnicodeTable table;
+    static const UnicodeTable table(code_point_ranges);
+    return table;
+}
+
+const CodePointTable<LetterCase>& case_table() {
+    static const CodePointTable<LetterCase> table(case_ranges);
     return table;
 }
 

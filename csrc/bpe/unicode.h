@@ -1,9 +1,10 @@
-// Classes of code points, as the split pattern distinguishes them, and decoding of UTF-8.
+// Classes of code points, as the split patterns distinguish them, and decoding of UTF-8.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -14,26 +15,34 @@ using Byte = std::uint8_t;
 // `newline` is CR and LF, `space` every other white space.
 enum class CharClass : std::uint8_t { other, letter, number, space, newline };
 
+// Letters and combining marks as o200k's pattern distinguishes them: `upper` are Lu and Lt, `lower` is Ll, `either`
+// are Lm, Lo and M.
+enum class LetterCase : std::uint8_t { none, upper, lower, either };
+
+template <class Class>
 struct CodePointRange {
     std::uint32_t first, last;
-    CharClass kind;
+    Class kind;
 };
 
 // Two-level table: blocks of 256 code points, equal blocks stored once, so that a script stays in L1.
-class UnicodeTable {
+template <class Class>
+class CodePointTable {
   public:
-    UnicodeTable();
+    explicit CodePointTable(std::span<const CodePointRange<Class>> ranges);
 
-    CharClass operator[](std::uint32_t code_point) const {
-        return code_point < 0x110000 ? leaves_[block_[code_point >> 8]][code_point & 255] : CharClass::other;
+    Class operator[](std::uint32_t code_point) const {
+        return code_point < 0x110000 ? leaves_[block_[code_point >> 8]][code_point & 255] : Class{};
     }
 
   private:
     std::array<std::uint16_t, 0x1100> block_{};
-    std::vector<std::array<CharClass, 256>> leaves_;
+    std::vector<std::array<Class, 256>> leaves_;
 };
 
+using UnicodeTable = CodePointTable<CharClass>;
 const UnicodeTable& unicode_table();
+const CodePointTable<LetterCase>& case_table();
 
 // The classes of 64 code points, a bit of `low` and one of `high` for each: 00 other, 01 letter, 10 number, 11 space or
 // newline.

@@ -4,6 +4,7 @@
     ids = tokenizer.encode("Hello world")          # list of int; encode_batch gives uint32 arrays
     text = tokenizer.decode(ids)
     tokenizer.save("runs/toy/tokenizer"); tokenizer = Tokenizer.load("runs/toy/tokenizer")
+    theirs = Tokenizer.load("cl100k_base.tiktoken")   # or a Hugging Face tokenizer.json: equal ids
 
 Text is always ordinary text: `<|bos|>` written in it becomes the bytes of those letters, never the special token.
 A str with surrogates is read as tiktoken reads it: pairs are joined, a lone one becomes U+FFFD.
@@ -20,7 +21,8 @@ import numpy as np
 from pynanochat import _C
 from pynanochat.errors import DataError, UsageError
 from pynanochat.runtime import cpu_threads
-from pynanochat.tokenizer import files
+from pynanochat.tokenizer import files, foreign
+from pynanochat.tokenizer.nfc import ComposingEncoder
 
 SPECIAL_TOKENS = (
     "<|bos|>",
@@ -33,20 +35,30 @@ SPECIAL_TOKENS = (
     "<|output_start|>",
     "<|output_end|>",
 )
-_MOST_IDS = (1 << 24) - 1
 _BATCH_CHARACTERS = 4_000_000  # text held at one time while training
 
 
 class Tokenizer:
     """A vocabulary of byte strings with their ids, and special tokens, which no text ever encodes to.
 
-    Made by `train`, `load` or `from_ranks`. `len(tokenizer)` is the highest id + 1.
+    Made by `train`, `load` or `from_ranks`. `len(tokenizer)` is the highest id + 1. `pattern` is the regular expression
+    by which text is split before its bytes merge.
     """
 
-    pattern: str = _C.bpe_pattern
+    pattern: str = _C.bpe_patterns["pynanochat"]
 
-    def __init__(self, tokens: Sequence[bytes], special_tokens: dict[str, int]):
-        """`tokens[id]` are the bytes of each ordinary token, b"" for ids not in use. Raises DataError."""
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        special_tokens: dict[str, int],
+        pattern: str = "pynanochat",
+        composes: bool = False,
+    ):
+        """`tokens[id]` are the bytes of each ordinary token, b"" for ids not in use; `pattern` as in `from_ranks`;
+        `composes`: text is brought into Unicode's composed form (NFC) first, as for Qwen. Raises DataError."""
+        pattern = foreign.pattern_named(pattern)
+        self.pattern = _C.bpe_patterns[pattern]
+        self._composes = composes
         self.special_tokens = dict(special_tokens)
         try:
             names = {id: name.encode() for name, id in self.special_tokens.items()}
@@ -59,9 +71,11 @@ class Tokenizer:
                 raise DataError(f"special token {name.decode()!r} has id {id}, which is not free; choose ids that are")
         self._tokens = list(tokens) + [b""] * (max(names, default=-1) + 1 - len(tokens))
         try:
-            self._core = _C.BpeEncoder(self._tokens, names)
+            self._core = _C.BpeEncoder(self._tokens, names, pattern)
         except ValueError as error:
             raise DataError(str(error)) from None
+        if composes:
+            self._core = ComposingEncoder(self._core)
 
     @classmethod
     def train(
@@ -95,15 +109,20 @@ class Tokenizer:
         return cls(tokens, {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)})
 
     @classmethod
-    def from_ranks(cls, ranks: dict[bytes, int], special_tokens: dict[str, int] | None = None) -> "Tokenizer":
-        """A tokenizer from a tiktoken-style table (bytes -> rank, which is also the id), split by `pattern`.
+    def from_ranks(
+        cls, ranks: dict[bytes, int], special_tokens: dict[str, int] | None = None, pattern: str = "pynanochat"
+    ) -> "Tokenizer":
+        """A tokenizer from a tiktoken-style table (bytes -> rank, which is also the id).
 
-        `special_tokens` (name -> id) default to the nine of this package, after the highest rank. Raises DataError
-        if a single byte is missing or an id is used twice.
+        `special_tokens` (name -> id) default to the nine of this package, after the highest rank. `pattern` is
+        "pynanochat", "gpt2", "cl100k", "llama3" (cl100k as it was first), "qwen2" or "o200k", or one of these as
+        tiktoken writes it. Raises DataError if a single byte is missing, an id is used twice or the pattern is unknown.
         """
         size = max(ranks.values(), default=-1) + 1
-        if size > _MOST_IDS or min(ranks.values(), default=0) < 0:
-            raise DataError(f"ranks go from {min(ranks.values())} to {size - 1}; the limits are 0 and {_MOST_IDS - 1}")
+        if size > files.MOST_IDS or min(ranks.values(), default=0) < 0:
+            raise DataError(
+                f"ranks go from {min(ranks.values())} to {size - 1}; the limits are 0 and {files.MOST_IDS - 1}"
+            )
         tokens = [b""] * size
         for token, rank in ranks.items():
             if tokens[rank] or not token:
@@ -111,7 +130,7 @@ class Tokenizer:
             tokens[rank] = token
         if special_tokens is None:
             special_tokens = {name: size + i for i, name in enumerate(SPECIAL_TOKENS)}
-        return cls(tokens, special_tokens)
+        return cls(tokens, special_tokens, pattern)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`."""
@@ -203,6 +222,8 @@ class Tokenizer:
             digest.update(len(token).to_bytes(4, "little") + token)
         for name, id in sorted(self.special_tokens.items(), key=lambda item: item[1]):
             digest.update(f"{id}:{name}\n".encode())
+        if self._composes:
+            digest.update(b"NFC")
         return digest.hexdigest()
 
     def save(self, folder) -> None:
@@ -217,18 +238,58 @@ class Tokenizer:
                     f"token {id} ({token!r}) does not merge from two others, which tokenizer.json cannot say; "
                     "keep this vocabulary as its table of ranks"
                 )
-        files.write(Path(folder), self._tokens, merges, self.special_tokens, self.pattern, self.hash())
+        files.write(Path(folder), self._tokens, merges, self.special_tokens, self.pattern, self._composes, self.hash())
 
     @classmethod
-    def load(cls, folder) -> "Tokenizer":
-        """Read what `save` wrote. Raises DataError for a file that is missing, damaged or of another kind."""
-        tokens, special_tokens, merges, digest = files.read(Path(folder), cls.pattern)
-        tokenizer = cls(tokens, special_tokens)
-        if [pair for pair in tokenizer._core.parts() if pair] != merges or digest not in (None, tokenizer.hash()):
+    def load(cls, path, pattern: str | None = None, special_tokens: dict[str, int] | None = None) -> "Tokenizer":
+        """Read what `save` wrote, or another's vocabulary; the ids of text are then those of tiktoken or of Hugging
+        Face tokenizers, special tokens in it being ordinary text.
+
+        `path` is a Hugging Face tokenizer.json or its folder, or a .tiktoken file, whose `pattern` and
+        `special_tokens` are as in `from_ranks`; the pattern follows from a well-known name such as cl100k_base. A
+        tokenizer.json says both itself. Raises DataError for a file that is missing, damaged, or not covered exactly.
+        """
+        path = Path(path)
+        if path.suffix == ".tiktoken":
+            return cls._load_ranks(path, pattern, special_tokens)
+        if pattern is not None or special_tokens is not None:
+            raise UsageError(f"{path} says its own pattern and special tokens; give these with a .tiktoken file only")
+        path = path if path.suffix == ".json" or path.is_file() else path / files.TOKENIZER
+        found = files.read(path)
+        try:
+            tokenizer = cls(found.tokens, found.special_tokens, found.pattern, found.composes)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        if not tokenizer._merges_as(found.merges) or found.digest not in (None, tokenizer.hash()):
             raise DataError(
-                f"{Path(folder) / files.TOKENIZER} is damaged: its parts do not agree; train or copy it again"
+                f"{path} is damaged, or of a kind that is not read here: its merges, ids and hash do not agree; "
+                "train or copy it again"
             )
         return tokenizer
+
+    @classmethod
+    def _load_ranks(cls, path: Path, pattern: str | None, special_tokens: dict[str, int] | None) -> "Tokenizer":
+        ranks = foreign.read_tiktoken(path)
+        pattern = pattern or foreign.pattern_of_file(path)
+        if pattern is None:
+            raise DataError(
+                f"{path} does not say how it splits text; give pattern, one of {', '.join(_C.bpe_patterns)}"
+            )
+        try:
+            return cls.from_ranks(ranks, special_tokens, pattern)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+
+    def _merges_as(self, merges: list[tuple[int, int]]) -> bool:
+        """Whether merging by the order of `merges`, no pair twice, gives our ids.
+
+        It does where every longer token merges from two others and these pairs come in the order of the ids: other
+        pairs then never stand side by side, so that it makes no difference which of them are there, nor whether a
+        piece that is a token is looked up first (ignore_merges)."""
+        place = {pair: number for number, pair in enumerate(merges)}
+        places = [place.get(pair, -1) for pair in self._core.parts() if pair]
+        ordered = all(a < b for a, b in zip([-1, *places], places, strict=False))
+        return self._core.regular and ordered and len(place) == len(merges)
 
 
 class StreamDecoder:

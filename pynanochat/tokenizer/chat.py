@@ -9,7 +9,7 @@ an assistant's may be a list of parts `{"type": "text" | "python" | "python_outp
 ordinary text: a special token written in it is just letters.
 """
 
-from pynanochat.errors import DataError
+from pynanochat.errors import DataError, shown
 
 # The delimiters of each kind of part and whether the assistant says it, delimiters included.
 _PARTS = {
@@ -55,10 +55,12 @@ def _checked(conversation) -> list[tuple[str, list[tuple[str, str]]]]:
     """[(role, [(kind, text), ...]), ...] without a system message."""
     messages = conversation.get("messages") if isinstance(conversation, dict) else conversation
     if not isinstance(messages, list) or not messages:
-        raise DataError(f'a conversation is {_short(conversation)}; it must be {{"messages": [one or more messages]}}')
+        raise DataError(
+            f'a conversation is {shown(conversation, 60)}; it must be {{"messages": [one or more messages]}}'
+        )
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise DataError(f'message {number} is {_short(message)}; it must be {{"role": ..., "content": ...}}')
+            raise DataError(f'message {number} is {shown(message, 60)}; it must be {{"role": ..., "content": ...}}')
     system = messages[0]["content"] if messages[0]["role"] == "system" else None
     if system is not None:
         messages = messages[1:]
@@ -69,7 +71,7 @@ def _checked(conversation) -> list[tuple[str, list[tuple[str, str]]]]:
         role = ("user", "assistant")[number % 2]
         if message["role"] != role:
             raise DataError(
-                f"message {number} has role {_short(message['role'])}, not {role}; roles must alternate user, "
+                f"message {number} has role {shown(message['role'], 60)}, not {role}; roles must alternate user, "
                 "assistant, after at most one system message at the start"
             )
         result.append((role, _parts(role, message["content"], number)))
@@ -83,15 +85,11 @@ def _parts(role: str, content, number: int) -> list[tuple[str, str]]:
         return [("text", content)]
     if role == "user" or not isinstance(content, list):
         wanted = "a str" if role == "user" else "a str or a list of parts"
-        raise DataError(f"message {number} ({role}) has content {_short(content)}; it must be {wanted}")
+        raise DataError(f"message {number} ({role}) has content {shown(content, 60)}; it must be {wanted}")
     for part in content:
         if not isinstance(part, dict) or part.get("type") not in _PARTS or not isinstance(part.get("text"), str):
             raise DataError(
-                f'message {number} has a part {_short(part)}; it must be {{"type": "{"|".join(_PARTS)}", "text": str}}'
+                f"message {number} has a part {shown(part, 60)}; "
+                f'it must be {{"type": "{"|".join(_PARTS)}", "text": str}}'
             )
     return [(part["type"], part["text"]) for part in content]
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

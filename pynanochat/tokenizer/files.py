@@ -1,6 +1,7 @@
 """The files of a tokenizer: tokenizer.json (Hugging Face), tokenizer_config.json (chat template), token_bytes.json.
 
-`write` and `read` are used by `Tokenizer.save` and `Tokenizer.load`. tokenizer.json holds everything needed;
+`write` and `read` are used by `Tokenizer.save` and `Tokenizer.load`; `read` takes the tokenizer.json of others too,
+where foreign.py finds it to be of our kind. tokenizer.json holds everything needed;
 token_bytes.json holds the byte length of each token (0 for special tokens) for whoever computes bits per byte without
 this package, and the tokenizer's hash, which `read` hands back to be compared.
 """
@@ -8,10 +9,13 @@ this package, and the tokenizer's hash, which `read` hands back to be compared.
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-from pynanochat.errors import DataError
+from pynanochat.errors import DataError, shown
+from pynanochat.tokenizer import foreign
 
 TOKENIZER, CONFIG, LENGTHS = "tokenizer.json", "tokenizer_config.json", "token_bytes.json"
+MOST_IDS = (1 << 24) - 1  # ids are below this
 
 # Renders messages as render_conversation does. Python 'python' and 'python_output' parts keep their delimiters.
 CHAT_TEMPLATE = """\
@@ -65,9 +69,11 @@ def write(
     merges: list[tuple[int, int] | None],
     special_tokens: dict[str, int],
     pattern: str,
+    composes: bool,
     digest: str,
 ) -> None:
-    """Write the three files, each under a temporary name first, so that none is ever half there."""
+    """Write the three files, each under a temporary name first, so that none is ever half there. The chat template is
+    left out where there is no <|bos|>."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     specials = sorted(special_tokens.items(), key=lambda item: item[1])
     spelled = [_spell(token) for token in tokens]
@@ -78,7 +84,7 @@ def write(
         "truncation": None,
         "padding": None,
         "added_tokens": [{"id": id, "content": name, **flags} for name, id in specials],
-        "normalizer": None,
+        "normalizer": {"type": "NFC"} if composes else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": None,
         "decoder": byte_level,
@@ -95,14 +101,15 @@ def write(
             "merges": [[spelled[pair[0]], spelled[pair[1]]] for pair in merges if pair],
         },
     }
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+    chat = {
         "bos_token": "<|bos|>",
         "eos_token": "<|assistant_end|>",
         "pad_token": "<|assistant_end|>",
-        "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if "<|bos|>" in special_tokens:
+        config |= chat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _put(folder / TOKENIZER, content)
@@ -120,36 +127,54 @@ def _put(path: Path, content: dict) -> None:
     os.replace(temporary, path)
 
 
-def read(folder: Path, pattern: str) -> tuple[list[bytes], dict[str, int], list[tuple[int, int]], str | None]:
-    """(tokens by id, special tokens, the two ids of each merge, hash or None where token_bytes.json is not there)."""
-    content = _get(folder / TOKENIZER)
+class Contents(NamedTuple):
+    """What a tokenizer.json holds."""
+
+    tokens: list[bytes]  # by id; b"" for special tokens and ids not in use
+    special_tokens: dict[str, int]
+    merges: list[tuple[int, int]]  # the two ids of each merge, in the order of the file
+    pattern: str  # the name of the split pattern
+    composes: bool  # text is brought into NFC first
+    digest: str | None  # the hash that token_bytes.json gives; None where there is none
+
+
+def read(path: Path) -> Contents:
+    """Read a tokenizer.json, of this package or of another; `path` is the file. Its template (post_processor),
+    truncation and padding are left aside. Raises DataError."""
+    content = _get(path)
     if content is None:
-        raise DataError(f"{folder / TOKENIZER} is not there; train a tokenizer first: pynanochat tokenizer train")
+        raise DataError(f"{path} is not there; train a tokenizer first: pynanochat tokenizer train")
     try:
-        found = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-        if found != pattern:
-            raise DataError(
-                f"{folder / TOKENIZER} splits text by another pattern ({_short(found)}); train a tokenizer here instead"
-            )
-        ids = {text: int(id) for text, id in content["model"]["vocab"].items()}
-        special_tokens = {token["content"]: int(token["id"]) for token in content["added_tokens"]}
+        model, added_tokens = content["model"], content["added_tokens"]
+        foreign.check_model(model, added_tokens, path)
+        pattern, composes = foreign.splitting(content, path), foreign.composes(content, path)
+        special_tokens = {token["content"]: _id(token["id"]) for token in added_tokens}
+        ids = {text: _id(id) for text, id in model["vocab"].items() if special_tokens.get(text) != id}
         highest = max([*ids.values(), *special_tokens.values()])
         if highest > 65536 + 16 * len(ids):  # memory follows the highest id: a small file may not ask for much
             raise ValueError(f"id {highest} for {len(ids)} tokens")
         tokens = [b""] * (highest + 1)
         for text, id in ids.items():
-            if id < 0 or tokens[id]:
-                raise ValueError(f"id {id}")
+            if tokens[id]:
+                raise ValueError(f"id {id} twice")
             tokens[id] = _unspell(text)
-        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        if not all(left + right in ids for left, right in pairs):
+            raise ValueError("a merge into no token")
         merges = [(ids[left], ids[right]) for left, right in pairs]
-        lengths = _get(folder / LENGTHS)
-        return tokens, special_tokens, merges, lengths and lengths["sha256"]
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+        lengths = _get(path.with_name(LENGTHS))
+        return Contents(tokens, special_tokens, merges, pattern, composes, lengths and lengths["sha256"])
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
         raise DataError(
-            f"{folder / TOKENIZER} is not a byte-level BPE tokenizer of this package ({_short(error)}); "
+            f"{path} is not a byte-level BPE tokenizer of the kind that is read here ({shown(error)}); "
             "train or copy it again"
         ) from None
+
+
+def _id(value) -> int:
+    if type(value) is not int or not 0 <= value < MOST_IDS:
+        raise ValueError(f"id {value!r}")
+    return value
 
 
 def _get(path: Path) -> dict | None:
@@ -159,11 +184,5 @@ def _get(path: Path) -> dict | None:
         return None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(
-            f"{path} cannot be read ({_short(error)}); it may be cut short: train or copy it again"
+            f"{path} cannot be read ({shown(error)}); it may be cut short: train or copy it again"
         ) from None
-
-
-def _short(found) -> str:
-    """Something from a file, or an error about it, for a message of one line."""
-    text = str(found) if isinstance(found, OSError) else repr(found)
-    return text if len(text) <= 200 else text[:200] + " ..."

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pynanochat.errors import DataError
+from pynanochat.tokenizer import foreign
+from pynanochat.tokenizer.bpe import Tokenizer
 
 _BLOB = "https://openaipublic.blob.core.windows.net"
 _CACHED = {  # the files that tiktoken keeps of each vocabulary
     "gpt2": (f"{_BLOB}/gpt-2/encodings/main/vocab.bpe", f"{_BLOB}/gpt-2/encodings/main/encoder.json"),
     "cl100k_base": (f"{_BLOB}/encodings/cl100k_base.tiktoken",),
 }
-_GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_GPT4_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
 _NAMES = {"gpt2": "GPT-2", "cl100k_base": "GPT-4"}
 
 Count = Callable[[str], int]
@@ -56,19 +54,17 @@ def _ordinary(encoding) -> Count:
 
 
 def _open(path: Path) -> Count:
-    needed = "tiktoken" if path.suffix == ".tiktoken" else "tokenizers"
-    library = _optional(needed)
-    if library is None:
-        raise DataError(f"{path} needs the package {needed}, which is not installed; pip install {needed}")
     try:
-        if needed == "tokenizers":
-            theirs = library.Tokenizer.from_file(str(path))
-            theirs.encode_special_tokens = True
-            return lambda text: len(theirs.encode(text, add_special_tokens=False).ids)
-        from tiktoken.load import load_tiktoken_bpe
-
-        pattern = _GPT2_PATTERN if any(name in path.stem for name in ("gpt2", "r50k", "p50k")) else _GPT4_PATTERN
-        ranks = load_tiktoken_bpe(str(path))
-        return _ordinary(library.Encoding(path.stem, pat_str=pattern, mergeable_ranks=ranks, special_tokens={}))
-    except Exception as error:  # the libraries raise bare Exceptions
+        pattern = foreign.pattern_of_file(path) or "cl100k" if path.suffix == ".tiktoken" else None
+        ours = Tokenizer.load(path, pattern)
+        return lambda text: len(ours.encode_array(text))
+    except DataError:
+        library = _optional("tokenizers")
+        if path.suffix == ".tiktoken" or library is None:
+            raise
+    try:  # a tokenizer of a kind that we do not read
+        theirs = library.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exceptions
         raise DataError(f"{path} cannot be read as a vocabulary ({error}); give another --reference") from None
+    theirs.encode_special_tokens = True
+    return lambda text: len(theirs.encode(text, add_special_tokens=False).ids)

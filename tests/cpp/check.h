@@ -57,6 +57,7 @@ inline std::string soup(std::mt19937& random, const std::vector<std::string>& al
 inline const std::vector<std::string> characters = {
     "a", "b", "S", "s", "l", "v", "e", "r", "t", "1", "9", " ", " ", "\t", "\n", "\r", "'", "'", ".", "-",
     "\u017F", "\u00E9", "\u4E2D", "\u00A0", "\u3000", "\u0660", "\U0001F600", "\u0301", "\U0010FFFF",
+    "\u01C5", "\u02B0", "/",
 };
 
 }  // namespace pynanochat::test

@@ -4,8 +4,10 @@
 
 namespace pynanochat::test {
 void splitter_known_texts();
+void splitter_other_patterns();
 void splitter_forms_agree();
 void splitter_survives_malformed_text();
+void splitter_survives_any_bytes();
 void encoder_equals_naive_merging();
 void encoder_batch_does_not_depend_on_threads();
 void encoder_is_not_quadratic();
@@ -25,8 +27,10 @@ int main() {
     const Test tests[] = {
 #define TEST(name) {#name, name}
         TEST(splitter_known_texts),
+        TEST(splitter_other_patterns),
         TEST(splitter_forms_agree),
         TEST(splitter_survives_malformed_text),
+        TEST(splitter_survives_any_bytes),
         TEST(encoder_equals_naive_merging),
         TEST(encoder_batch_does_not_depend_on_threads),
         TEST(encoder_is_not_quadratic),

@@ -2,6 +2,7 @@
 #include "bpe/decoder.h"
 
 #include "fuzz.h"
+#include "naive.h"
 
 namespace pynanochat::test {
 

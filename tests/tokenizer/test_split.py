@@ -28,7 +28,9 @@ def engines():
     result = []
     for seed in (1, 2):
         ranks = _pair_ranks(seed)
-        theirs = tiktoken.Encoding("pairs", pat_str=_C.bpe_pattern, mergeable_ranks=ranks, special_tokens={})
+        theirs = tiktoken.Encoding(
+            "pairs", pat_str=_C.bpe_patterns["pynanochat"], mergeable_ranks=ranks, special_tokens={}
+        )
         result.append((_C.BpeEncoder(list(ranks), {}), theirs))
     return result
 
