@@ -44,6 +44,11 @@ class _Ticket:
         self.scored = 0
         """Tokens of the prompt that have been given out, of prompt_logprobs."""
 
+    @property
+    def scoring(self) -> bool:
+        """Whether tokens of the prompt have yet to be given out; only the answer that runs the prompt is under way."""
+        return self.request.prompt_logprobs and self.scored < len(self.request.prompt)
+
 
 class _Answer:
     """One answer in the making."""
@@ -160,6 +165,14 @@ class Scheduler:
             self._leave(answer)
         self._waiting = [answer for answer in self._waiting if answer.ticket.number != ticket]
 
+    def end(self, ticket: int, row: int) -> None:
+        """Make no more tokens for one answer of a request; its pages are back, and the others go on as they would have.
+        One that is unknown or has ended is ignored."""
+        siblings = self._tickets[ticket].siblings if ticket in self._tickets else []
+        for answer in [*self._running, *self._waiting, *siblings]:
+            if answer.order == (ticket, row):
+                self._end(answer)
+
     def hold(self, ticket: int) -> None:
         """Make no tokens for a request until it is released."""
         if ticket in self._tickets:
@@ -240,8 +253,7 @@ class Scheduler:
 
     def _join(self, answer) -> bool:
         """Let one answer run if its tokens so far fit beside the others, or if nothing else runs."""
-        scored = answer.ticket.request.prompt_logprobs and answer.row == 0 and not answer.made
-        sequence = self.cache.open(answer.tokens, share=not scored)
+        sequence = self.cache.open(answer.tokens, share=not answer.ticket.scoring)
         if not self._spare(sequence, len(answer.tokens)) and any(not other.ticket.held for other in self._running):
             self.cache.close(sequence)
             return False
@@ -313,7 +325,7 @@ class Scheduler:
         """The places of the pass, from and to, whose logits give log-probabilities of tokens of the prompt."""
         answer, count = part
         ticket, first = answer.ticket, answer.cached.length
-        if not ticket.request.prompt_logprobs or answer.row or answer.made:
+        if not ticket.scoring:
             return end, end
         from_ = max(first, ticket.scored - 1)
         return end - count + from_ - first, end - count + min(first + count, len(ticket.request.prompt) - 1) - first
@@ -323,7 +335,7 @@ class Scheduler:
         made, done = [], 0
         for (answer, _), places in zip(parts, scores, strict=True):
             ticket, prompt = answer.ticket, answer.ticket.request.prompt
-            if ticket.request.prompt_logprobs and answer.row == 0 and not ticket.scored:
+            if ticket.scoring and not ticket.scored:
                 made.append((ticket.number, Token(-1, prompt[0], False)))
                 ticket.scored = 1
             if not len(places):
@@ -390,10 +402,17 @@ class Scheduler:
         return tokens
 
     def _end(self, answer):
-        self._leave(answer)
-        answer.ticket.left -= 1
-        if not answer.ticket.left:
-            del self._tickets[answer.ticket.number]
+        """Take an answer out, wherever it is."""
+        ticket = answer.ticket
+        if answer in self._running:
+            self._leave(answer)
+        else:
+            (self._waiting if answer in self._waiting else ticket.siblings).remove(answer)
+        ticket.left -= 1
+        if not ticket.left:
+            del self._tickets[ticket.number]
+        elif ticket.left == len(ticket.siblings):  # the one that ran the prompt for them is gone
+            insort(self._waiting, ticket.siblings.pop(0), key=lambda a: a.order)
 
 
 def _log_probabilities(logits, ids, count):

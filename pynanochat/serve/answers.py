@@ -108,28 +108,29 @@ class Answers:
 
     async def _rows(self, wishes, visits, stage, echoes=None):
         """(index of the choice, its Answer, new pieces) of every choice until all have ended; tokens of prompts go into
-        `echoes`, a list for each visit.
+        `echoes`, a list for each visit. What the engine made of a row behind its stop string does not count.
 
         Raises Fault where the engine fails.
         """
         tokenizer, n = self.engine.tokenizer, wishes.n
         answers = [Answer(tokenizer, wishes.stop, wishes.top) for _ in range(n * len(visits))]
-        left = len(answers)
         async with contextlib.aclosing(merged([visit.tokens(stage) for visit in visits])) as steps:
             async for number, tokens in steps:
-                found: dict[int, list[Piece]] = {}
+                visit, found = visits[number], {}
                 for token in tokens:
                     if token.row < 0:
                         echoes[number].append(token)
                         continue
-                    index = number * n + token.row
-                    if answers[index].finish:
+                    if token.row in visit.ended:
                         continue
+                    visit.made += 1
+                    index = number * n + token.row
                     found.setdefault(index, []).extend(answers[index].read(token))
-                    left -= bool(answers[index].finish)
+                    if answers[index].finish:
+                        visit.ended.add(token.row)
                 for index, pieces in found.items():
                     yield index, answers[index], pieces
-                if not left:
+                if all(answer.finish for answer in answers):
                     return
         raise Fault(503, "the engine ended an answer without a last token; try again", code="engine_error")
 

@@ -191,6 +191,24 @@ def test_leaving_ends_the_request_in_the_engine(how, run_folder):
     played(scene, run_folder)
 
 
+def test_a_row_that_nobody_reads_ends_in_the_engine_and_the_others_go_on(run_folder):
+    async def scene(engine):
+        ended, rows = set(), {0: [], 1: [], 2: []}
+        async for tokens in engine.generate("sft", Request((COUNT,), samples=3, max_tokens=1000), ended):
+            for token in tokens:
+                rows[token.row].append(token.id)
+            ended.add(1)
+        assert rows[0] == rows[2] == list(range(1000))
+        assert rows[1] == list(range(len(rows[1]))) and len(rows[1]) <= 2 * CREDIT
+        ended = set()
+        async for _ in engine.generate("sft", Request((COUNT,), samples=2, max_tokens=10**6), ended):
+            ended |= {0, 1}
+        stats = await engine.stats()
+        assert not stats["running"] and not engine._life.streams
+
+    played(scene, run_folder)
+
+
 def kill(engine):
     os.kill(engine.pid, signal.SIGKILL)
 

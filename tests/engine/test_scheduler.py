@@ -193,7 +193,11 @@ def random_request(number):
 
 
 actions = st.lists(
-    st.tuples(st.sampled_from(("submit", "submit", "cancel", "hold", "release", "step", "step")), st.integers(0, 7)),
+    st.tuples(
+        st.sampled_from(("submit", "submit", "cancel", "end", "hold", "release", "step", "step")),
+        st.integers(0, 7),
+        st.integers(0, 2),
+    ),
     max_size=40,
 )
 
@@ -202,19 +206,22 @@ actions = st.lists(
 @settings(max_examples=60, deadline=None)
 def test_any_schedule(actions, cache_tokens, chunk, rows):
     scheduler = Scheduler(model_of(), TOKENIZER, cache_tokens=cache_tokens, page=4, chunk=chunk, most_rows=rows)
-    live, made, cancelled = {}, {}, set()
+    live, made, cancelled, ended = {}, {}, set(), set()
 
     def note(pairs):
         for ticket, token in pairs:
-            assert ticket not in cancelled
+            assert ticket not in cancelled and (ticket, token.row) not in ended
             made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
 
-    for what, n in actions:
+    for what, n, row in actions:
         ticket = list(live)[n % len(live)] if live else -1
         if what == "submit":
             live[scheduler.submit(random_request(n))] = n
         elif what == "step":
             note(scheduler.step())
+        elif what == "end":
+            scheduler.end(ticket, row)
+            ended.add((ticket, row))
         else:
             getattr(scheduler, what)(ticket)
             if what == "cancel":
@@ -233,8 +240,48 @@ def test_any_schedule(actions, cache_tokens, chunk, rows):
     assert scheduler.stats()["pages_used"] == 0
     for ticket, number in live.items():
         assert scheduler.done(ticket)
-        if ticket not in cancelled:
-            assert made[ticket] == expected(number)
+        for row, ids in expected(number).items():
+            got = made.get(ticket, {}).get(row, [])
+            cut = ticket in cancelled or (ticket, row) in ended
+            assert got == (ids[: len(got)] if cut else ids)
+
+
+@pytest.mark.parametrize("row", [0, 1, 3])
+@pytest.mark.parametrize("when", range(0, 12, 2))
+def test_ending_one_answer_gives_its_pages_back_and_leaves_the_others_alone(when, row):
+    wanted = request(prompt_of(40, seed=1), 12, FREE, samples=4, seed=6, prompt_logprobs=True)
+    scheduler = Scheduler(model_of(), TOKENIZER)
+    ticket = scheduler.submit(wanted)
+    alone = drain(scheduler)[ticket]
+    scheduler = Scheduler(model_of(), TOKENIZER, chunk=16, page=4, most_rows=3)
+    ticket, made = scheduler.submit(wanted), {}
+    for _ in range(when):
+        for _, token in scheduler.step():
+            made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
+    before = scheduler.stats()
+    scheduler.end(ticket, row)
+    scheduler.end(ticket, row)
+    scheduler.end(ticket, 99)
+    scheduler.end(99, row)
+    scheduler.check_integrity()
+    now = scheduler.stats()
+    assert now["running"] + now["queued"] == before["running"] + before["queued"] - 1
+    assert now["pages_used"] < before["pages_used"] or now["running"] == before["running"]
+    cut = made.get(ticket, {}).get(row, [])
+    drain(scheduler, made)
+    assert made[ticket] == {r: ids for r, ids in (alone | {row: cut}).items() if ids}
+    assert cut == alone[row][: len(cut)] and scheduler.stats()["pages_used"] == 0 and scheduler.done(ticket)
+
+
+def test_the_last_answer_that_is_ended_ends_the_request():
+    scheduler = Scheduler(model_of(), TOKENIZER)
+    ticket = scheduler.submit(request(prompt_of(20), samples=2))
+    scheduler.step()
+    for row in (0, 1):
+        assert not scheduler.done(ticket)
+        scheduler.end(ticket, row)
+    assert scheduler.done(ticket) and not scheduler.busy and scheduler.stats()["pages_used"] == 0
+    scheduler.check_integrity()
 
 
 @pytest.mark.parametrize("when", range(0, 12, 2))
