@@ -213,9 +213,10 @@ class Worker:
 
 def models_of(run_folder: Path) -> dict[str, ModelInfo]:
     """The stages of a run that have a checkpoint, oldest first. Raises CheckpointError where there are none."""
-    from pynanochat.checkpoint import STAGES, steps
+    from pynanochat.checkpoint import steps
     from pynanochat.model import GPTConfig
     from pynanochat.model.scaling import measure
+    from pynanochat.runs import STAGES
 
     found = {}
     for stage in STAGES:
