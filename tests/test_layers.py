@@ -42,7 +42,9 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip
-TORCHLESS = ("tokenizer", "data", "tasks", "tools", "report", "errors", "settings", "cli")
+TORCHLESS = (
+    "tokenizer", "data", "tasks", "tools", "report", "errors", "settings", "cli", "engine.process", "serve.app",
+)  # fmt: skip
 EAGER_ENTRY_POINTS = {"cli", "speedrun", "__main__"}
 
 
