@@ -18,6 +18,7 @@ from pynanochat.errors import CheckpointError, DataError, UsageError
 from tests.chat.emulator import Emulator
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 60
 CHILD = """
 import signal, sys, time
 from types import SimpleNamespace
@@ -90,7 +91,7 @@ class Terminal:
         self.seen = ""
         self.utf8 = codecs.getincrementaldecoder("utf-8")()
 
-    def read_to(self, text, timeout=20):
+    def read_to(self, text, timeout=PATIENCE):
         """Everything up to and with `text`, which must appear."""
         end = time.monotonic() + timeout
         while text not in self.seen:
@@ -106,7 +107,7 @@ class Terminal:
     def say(self, text):
         os.write(self.fd, text.encode())
 
-    def ends(self, timeout=10):
+    def ends(self, timeout=PATIENCE):
         """The exit status, once all output is read."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -389,7 +390,7 @@ def plain(text):
 
 
 def run(*argv, cwd=ROOT, **more):
-    return subprocess.run(argv, capture_output=True, text=True, cwd=cwd, timeout=120, **more)
+    return subprocess.run(argv, capture_output=True, text=True, cwd=cwd, timeout=2 * PATIENCE, **more)
 
 
 def test_one_answer_into_a_pipe_is_bare():

@@ -21,7 +21,7 @@ from tests.engine.fakes import small_model
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "Anna lives in a red house by the sea. Ben sells bread for 3 coins. Caf\u00e9 \u4e16\u754c \U0001f680. "
-PATIENCE = 60
+PATIENCE = 120
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,8 @@ def test_kill_9_of_the_engine_is_one_error_to_each_caller(served):
     errors, begun = [], threading.Barrier(4)
 
     def caller(i):
-        ask = {"model": "small", "prompt": f"{i} Ben", "max_tokens": 1500, "temperature": 1.0, "seed": i, "n": 4}
+        # the likeliest answer of this model has no end, so that none is whole before the last caller has begun
+        ask = {"model": "small", "prompt": f"{i} Ben", "max_tokens": 2000, "temperature": 0, "n": 4}
         try:
             stream = iter(served.client.completions.create(**ask, stream=True))
             next(stream)
