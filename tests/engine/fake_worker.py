@@ -94,8 +94,8 @@ def prepare():
     print("a library says hello on standard output")
 
     def load(stage):
-        if stage == "pretrain" and "slow" in names:
-            time.sleep(0.5)
+        while stage == "pretrain" and os.path.exists(os.path.join(settings["run_folder"], "slow")):
+            time.sleep(0.01)
         if stage == "midtrain":
             raise CheckpointError("midtrain is damaged")
         return FakeScheduler(stage)
