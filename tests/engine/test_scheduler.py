@@ -1,7 +1,6 @@
 """The scheduler: what it makes of a request never depends on how it gets there, and nothing leaks on the way."""
 
 import functools
-import math
 
 import pytest
 import torch
@@ -10,59 +9,10 @@ from hypothesis import strategies as st
 
 from pynanochat.engine import Engine
 from pynanochat.engine.requests import Request
-from pynanochat.engine.sampling import Sampling
-from pynanochat.engine.scheduler import Scheduler, cache_room
+from pynanochat.engine.scheduler import Scheduler
 from pynanochat.errors import CheckpointError, EngineError, UsageError
-from tests.engine.fakes import ByteTokenizer, Scripted, small_model
-
-TOKENIZER = ByteTokenizer()
-GREEDY, FREE = Sampling(0), Sampling(1.0, 0)
-MODELS = {"2026": {}, "2025": {"arch": "2025"}, "windows": {"sequence_len": 512, "window_pattern": "S"}}
-
-
-@functools.cache
-def model_of(name="2026"):
-    return small_model(**MODELS[name])
-
-
-def prompt_of(length, seed=0):
-    return tuple(torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
-
-
-def request(prompt, max_tokens=16, sampling=GREEDY, **fields):
-    return Request(tuple(prompt), max_tokens=max_tokens, sampling=sampling, stop_tokens=frozenset(), **fields)
-
-
-def naive(model, prompt, count):
-    ids = list(prompt)
-    with torch.inference_mode():
-        for _ in range(count):
-            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-    return ids[len(prompt) :]
-
-
-def drain(scheduler, made=None, steps=5000):
-    """ticket -> row -> ids of all that is under way."""
-    made = {} if made is None else made
-    while scheduler.busy:
-        steps -= 1
-        assert steps, "no end"
-        for ticket, token in scheduler.step():
-            made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
-    return made
-
-
-class Watched:
-    """A model that remembers how many tokens and how many sequences each pass had."""
-
-    def __init__(self, model):
-        self.model, self.config, self.compute_dtype, self.lm_head = model, model.config, torch.float32, model.lm_head
-        self.passes = []
-
-    def __call__(self, ids, *, cache, at):
-        self.passes.append((len(ids), len(cache.lengths)))
-        return self.model(ids, cache=cache, at=at)
-
+from tests.engine.fakes import Scripted, small_model
+from tests.engine.scheduling import FREE, GREEDY, MODELS, TOKENIZER, drain, model_of, naive, prompt_of, request
 
 WAYS = {
     "whole prompts": {},
@@ -112,71 +62,6 @@ def test_draws_are_the_same_alone_in_company_and_after_preemption():
     made = drain(scheduler)
     assert [made[ticket] for ticket in tickets] == alone and scheduler.stats()["preemptions"] > 3
     assert len({tuple(ids) for answers in alone for ids in answers.values()}) == 15
-
-
-def test_samples_share_one_prefill():
-    model = Watched(model_of())
-    scheduler = Scheduler(model, TOKENIZER)
-    scheduler.submit(request(prompt_of(50), 4, FREE, samples=8))
-    assert len(scheduler.step()) == 8
-    drain(scheduler)
-    assert model.passes == [(50, 1), (8, 8), (8, 8), (8, 8)]
-    assert scheduler.stats()["prefix_hit_tokens"] == 7 * 50
-
-
-def test_prompts_and_answers_run_in_one_pass():
-    model = Watched(model_of())
-    scheduler = Scheduler(model, TOKENIZER, chunk=32)
-    scheduler.submit(request(prompt_of(10), 20))
-    scheduler.step()
-    scheduler.submit(request(prompt_of(70, seed=1), 20))
-    scheduler.submit(request(prompt_of(9, seed=2), 20))
-    for _ in range(4):
-        scheduler.step()
-    assert model.passes[1:] == [(1 + 32, 2), (1 + 32, 2), (1 + 6 + 9, 3), (3, 3)]
-
-
-def test_a_beginning_that_came_before_is_not_computed_again():
-    model = Watched(model_of("windows"))
-    scheduler = Scheduler(model, TOKENIZER)
-    scheduler.submit(request(prompt_of(200), 24))
-    [answers] = drain(scheduler).values()
-    longer = prompt_of(200) + tuple(answers[0]) + prompt_of(20, seed=3)
-    model.passes.clear()
-    ticket = scheduler.submit(request(longer, 6))
-    assert drain(scheduler)[ticket][0] == naive(model_of("windows"), longer, 6)
-    assert model.passes[0] == (len(longer) - 208, 1)  # 223 tokens were computed: 13 whole pages
-
-
-def test_sixty_turns_reuse_what_was_said_before():
-    """As long as nothing is dropped, a turn computes itself and less than a page more."""
-    model = small_model(sequence_len=2048)
-    engine = Engine(model, TOKENIZER, finished=True)
-    messages, before = [], 0
-    for turn in range(60):
-        messages.append({"role": "user", "content": f"number {turn}"})
-        answer = "".join(engine.chat(messages, max_tokens=8, temperature=0, tools=False))
-        messages.append({"role": "assistant", "content": "x" * 8 if "\ufffd" in answer else answer})
-        stats = engine._kept.stats()
-        computed = stats["prompt_tokens"] - stats["prefix_hit_tokens"]
-        assert computed - before <= 16 + 8 + 9 + 10, turn
-        before = computed
-    assert stats["prefix_hit_tokens"] > 0.9 * stats["prompt_tokens"] and stats["pages_used"] == 0
-    engine._kept.check_integrity()
-
-
-def test_memory_is_bounded_by_the_window():
-    model = small_model(sequence_len=2048, window_pattern="S")
-    scheduler = Scheduler(model, TOKENIZER, most_rows=1, chunk=64)
-    scheduler.submit(request(prompt_of(1500), 100))
-    windowed, whole = scheduler.cache.groups
-    assert windowed.window == 512 and windowed.pool.size == 34 + 5 and whole.pool.size == 128
-    most = 0
-    while scheduler.busy:
-        scheduler.step()
-        most = max(most, windowed.pool.used)
-    assert most <= 39 and windowed.room <= 39
-    assert cache_room(model, 10**9) * 3 * 2 * 2 * 16 * 4 <= 1 << 30
 
 
 @functools.cache
@@ -389,63 +274,6 @@ def test_a_tool_speaks_through_preemption():
         assert [t.id for t in tokens[ticket]] == [*call, *output, *b"yes", end]
         assert [t.forced for t in tokens[ticket]] == [False] * 6 + [True] * 4 + [False] * 4
         assert tokens[ticket][-1].finish == "stop"
-
-
-def by_the_book(model, ids):
-    with torch.inference_mode():
-        return model(torch.tensor([ids]))[0].double().log_softmax(-1)
-
-
-@pytest.mark.parametrize("chunk", (7, 100))
-def test_log_probabilities(chunk):
-    model, prompt = model_of(), prompt_of(30)
-    scheduler = Scheduler(model, TOKENIZER, chunk=chunk)
-    drain_first = scheduler.submit(request(prompt, 3))  # whose pages must not hide the prompt's logits
-    drain(scheduler)
-    asked = request(prompt, 5, FREE, samples=2, seed=3, logprobs=4, prompt_logprobs=True)
-    ticket, plain = scheduler.submit(asked), scheduler.submit(request(prompt_of(5), 9))
-    tokens = {ticket: [], plain: []}
-    while scheduler.busy:
-        for number, token in scheduler.step():
-            tokens[number].append(token)
-    assert drain_first not in tokens and all(t.logprob is None and t.top == () for t in tokens[plain])
-    spoken = [t for t in tokens[ticket] if t.row == -1]
-    assert spoken == tokens[ticket][:30] and [t.id for t in spoken] == list(prompt)
-    assert spoken[0].logprob is None and spoken[0].top == ()
-    exact = by_the_book(model, list(prompt))
-    for i, token in enumerate(spoken[1:]):
-        assert_score(token, exact[i], 4)
-    for row in range(2):
-        said = [t for t in tokens[ticket] if t.row == row]
-        exact = by_the_book(model, list(prompt) + [t.id for t in said])
-        for i, token in enumerate(said):
-            assert_score(token, exact[29 + i], 4)
-
-
-def assert_score(token, exact, count):
-    assert math.isclose(token.logprob, exact[token.id], abs_tol=1e-4)
-    values, ids = exact.topk(count)
-    assert [id for id, _ in token.top] == ids.tolist()
-    assert all(math.isclose(a, b, abs_tol=1e-4) for (_, a), b in zip(token.top, values.tolist(), strict=True))
-
-
-def test_scores_of_a_prompt_survive_preemption():
-    model = model_of()
-    scheduler = Scheduler(model, TOKENIZER, cache_tokens=96, page=4, chunk=8)
-    ticket = scheduler.submit(request(prompt_of(50, seed=1), 4, prompt_logprobs=True, logprobs=0))
-    tokens = [token for _ in range(3) for _, token in scheduler.step()]
-    assert len(tokens) == 25
-    scheduler.hold(ticket)
-    scheduler.submit(request(prompt_of(80), 4))
-    drain(scheduler)
-    scheduler.release(ticket)
-    while scheduler.busy:
-        tokens += [token for number, token in scheduler.step() if number == ticket]
-    assert scheduler.stats()["preemptions"]
-    exact = by_the_book(model, list(prompt_of(50, seed=1)))
-    assert [t.id for t in tokens if t.row == -1] == list(prompt_of(50, seed=1))
-    for i, token in enumerate(tokens[1:50]):
-        assert math.isclose(token.logprob, exact[i, token.id], abs_tol=1e-4)
 
 
 def test_what_can_never_fit_is_refused():
