@@ -191,6 +191,28 @@ def ask(page, text):
     until(page, f"document.querySelectorAll('.turn').length >= {before + 2} && !document.querySelector('.writing')")
 
 
+def begin(page, site, letters=20):
+    """Send "go", whose answer is long, and let the engine pause once so many letters of it are shown."""
+    site.engine.pace = 0.02
+    site.answers["go"] = "word " * 400
+    page.fill("#message", "go")
+    page.keyboard.press("Enter")
+    until(page, f"document.querySelector('.answer .markdown')?.innerText.length > {letters}")
+    site.pause()
+
+
+def left_alone(page, site):
+    """Wait until the engine has heard that nobody reads its answers any more."""
+    end = time.monotonic() + PATIENCE
+    while site.engine.live:
+        assert time.monotonic() < end, "the engine still works on an answer"
+        page.wait_for_timeout(20)
+
+
+def answers(page):
+    return page.locator(".answer .markdown").all_inner_texts()
+
+
 def until(page, expression):
     """Wait until a JavaScript expression holds. (Playwright's own waiting needs eval, which the policy forbids.)"""
     end = time.monotonic() + TIMEOUT_MS / 1000
