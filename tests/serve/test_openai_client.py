@@ -82,7 +82,7 @@ async def test_an_answer_that_met_its_stop_string_ends_alone(serve):
         assert answer.usage.completion_tokens == served.engine.made - READ == READ
         answer = await client.completions.create(model="toy", prompt=["x", "y"], stop="END", n=3)
         assert answer.usage.completion_tokens == 2 * READ
-        assert served.engine.made - 2 * READ < 2 * sum(map(len, ENDS))  # one step later, where several take turns
+        assert served.engine.made - 2 * READ <= 2 * (READ + 4)  # it was told a little later, where requests take turns
 
 
 async def test_what_was_on_its_way_behind_a_stop_string_does_not_count(serve):
