@@ -26,6 +26,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 
 from pynanochat.errors import CheckpointError, TrainingError
+from pynanochat.runs import STAGES
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".writing-"
@@ -165,9 +166,6 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-STAGES = ("pretrain", "midtrain", "sft", "rl")
 
 
 def load_model(run_folder, stage: str | None = None, *, device="cpu", compute_dtype=torch.float32):

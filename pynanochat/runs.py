@@ -1,8 +1,11 @@
-"""Where runs lie: from the name of a run to its folder."""
+"""Where runs lie: from the name of a run to its folder, and which stages it may have."""
 
 from pathlib import Path
 
 from pynanochat.errors import CheckpointError
+
+STAGES = ("pretrain", "midtrain", "sft", "rl")
+"""Those that train a model, each on what the one before it left; a folder of a run bears the name."""
 
 
 def find_run(name: str | None, runs: Path = Path("runs")) -> Path:

@@ -87,7 +87,7 @@ def build(cls, *tables: dict):
     return cls(**values)
 
 
-def check_numbers(settings, *, finite=(), zero_or_more=(), positive=()) -> None:
+def check_numbers(settings, *, finite=(), zero_or_more=(), positive=(), flag_prefix: str = "") -> None:
     """Raise UsageError, with the flag's name, for the first of the named fields that is out of its range."""
     value = lambda name: getattr(settings, name)  # noqa: E731
     for names, holds, wanted in (
@@ -97,7 +97,8 @@ def check_numbers(settings, *, finite=(), zero_or_more=(), positive=()) -> None:
     ):
         for name in names:
             if not (math.isfinite(value(name)) and holds(value(name))):
-                raise UsageError(f"--{name.replace('_', '-')} {value(name)}: must be {wanted}")
+                flag = "--" + (flag_prefix + name).replace("_", "-")
+                raise UsageError(f"{flag} {value(name)}: must be {wanted}")
 
 
 def binding(settings) -> dict:

@@ -18,6 +18,7 @@ from pynanochat.errors import CheckpointError, DataError, UsageError
 from tests.chat.emulator import Emulator
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 60
 CHILD = """
 import signal, sys, time
 from types import SimpleNamespace
@@ -90,9 +91,9 @@ class Terminal:
         self.seen = ""
         self.utf8 = codecs.getincrementaldecoder("utf-8")()
 
-    def read_to(self, text, timeout=20):
+    def read_to(self, text):
         """Everything up to and with `text`, which must appear."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + PATIENCE
         while text not in self.seen:
             ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
             assert ready, f"{text!r} did not appear; there is {self.seen!r}"
@@ -106,9 +107,9 @@ class Terminal:
     def say(self, text):
         os.write(self.fd, text.encode())
 
-    def ends(self, timeout=10):
+    def ends(self):
         """The exit status, once all output is read."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "runtime": {"errors"},
     "settings": {"errors"},
     "runs": {"errors"},
-    "checkpoint": {"errors", "model"},
+    "checkpoint": {"errors", "model", "runs"},
     "kernels": {"errors", "runtime"},
     "ops": {"errors", "runtime", "kernels", "_C", "bench"},
     "model": {"errors", "runtime", "ops"},
@@ -26,13 +26,13 @@ MAY_IMPORT = {
     "data": {"errors", "runtime", "settings", "tokenizer", "tools", "_C"},
     "tasks": {"errors", "data", "tokenizer", "tools"},
     "tools": {"errors", "_C"},
-    "engine": {"errors", "runtime", "checkpoint", "model", "ops", "tokenizer", "tools"},
+    "engine": {"errors", "runtime", "runs", "checkpoint", "model", "ops", "tokenizer", "tools"},
     "serve": {"errors", "runtime", "settings", "runs", "engine", "tokenizer", "report"},
     "evals": {"errors", "runtime", "engine", "tasks", "tokenizer", "ops"},
-    "report": {"errors", "runtime"},
+    "report": {"errors", "runtime", "runs"},
     "stages": {
-        "errors", "runtime", "settings", "checkpoint", "data", "tokenizer", "model", "optim", "ops", "evals", "tasks",
-        "engine", "report", "tools",
+        "errors", "runtime", "settings", "runs", "checkpoint", "data", "tokenizer", "model", "optim", "ops", "evals",
+        "tasks", "engine", "report", "tools",
     },
     "chat": {"errors", "runtime", "runs", "checkpoint", "engine", "tokenizer", "tools"},
     "doctor": ALL,
@@ -42,7 +42,9 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip
-TORCHLESS = ("tokenizer", "data", "tasks", "tools", "report", "errors", "settings", "cli")
+TORCHLESS = (
+    "tokenizer", "data", "tasks", "tools", "report", "errors", "settings", "cli", "engine.process", "serve.app",
+)  # fmt: skip
 EAGER_ENTRY_POINTS = {"cli", "speedrun", "__main__"}
 
 

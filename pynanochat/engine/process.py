@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,23 +74,28 @@ class EngineProcess:
         self._keeper = asyncio.create_task(self._keep())
         await self.stats()
 
-    async def generate(self, stage: str, request: Request) -> AsyncIterator[list[Token]]:
+    async def generate(self, stage: str, request: Request, ended: Set[int] = frozenset()) -> AsyncIterator[list[Token]]:
         """The tokens of a request as they are made, in lists of those that were ready together.
 
-        Closing the iterator or cancelling its task ends the request in the engine; not consuming it pauses the
-        request there. Raises UsageError for a request that cannot be met, EngineError where the engine died with it.
+        Rows that the reader puts into `ended` end in the engine as soon as it asks for more; some of their tokens may
+        be on their way. Closing the iterator or cancelling its task ends the request in the engine; not consuming it
+        pauses the request there. Raises UsageError for a request that cannot be met, EngineError where the engine died
+        with it.
         """
         if stage not in self.stages:
             raise UsageError(f"no stage {stage}: this run has {', '.join(self.stages) or 'none'}")
         life = self._life or await asyncio.shield(self._next)
         stream = life.submit(stage, request)
         try:
-            left = request.samples
+            left = set(range(request.samples))
             while left:
                 tokens = await stream.get()
-                left -= sum(bool(token.finish) for token in tokens)
+                left -= {token.row for token in tokens if token.finish}
                 yield tokens
                 life.read(stream, len(tokens))
+                for row in left & ended:
+                    life.leave_row(stream, row)
+                left -= ended
         finally:
             life.leave(stream)
 
@@ -258,6 +263,10 @@ class _Life:
         if stream.unread >= READ_TOKENS:
             self._say(["read", stream.stage, stream.number, stream.unread])
             stream.unread = 0
+
+    def leave_row(self, stream: _Stream, row: int) -> None:
+        """Nobody reads this row of the stream any more."""
+        self._say(["end", stream.stage, stream.number, row])
 
     def leave(self, stream: _Stream) -> None:
         """Nobody reads the stream any more."""

@@ -19,7 +19,9 @@ import torch
 
 from pynanochat.engine.paged_cache import PAGE, PagedCache
 from pynanochat.engine.requests import Request, Token
-from pynanochat.engine.sampler import logprobs, sample, uniform
+from pynanochat.engine.sampler import sample
+from pynanochat.engine.scores import places_of, scored, with_logprobs
+from pynanochat.engine.tickets import Answer, Ticket
 from pynanochat.engine.tool_state import ToolState
 from pynanochat.errors import CheckpointError, EngineError, UsageError
 
@@ -29,56 +31,6 @@ MOST_LOGPROBS = 20
 CPU_CACHE_BYTES = 1 << 30
 GPU_CACHE_SHARE = 0.5
 """Of the memory that is free when the scheduler is made."""
-
-
-class _Ticket:
-    """One request on its way."""
-
-    def __init__(self, number: int, request: Request, stop: frozenset[int], room: int):
-        self.number, self.request, self.stop, self.room = number, request, stop, room
-        self.held = False
-        self.left = request.samples
-        """Answers that have not ended."""
-        self.siblings: list[_Answer] = []
-        """Answers that wait for the first one to run the prompt."""
-        self.scored = 0
-        """Tokens of the prompt that have been given out, of prompt_logprobs."""
-
-
-class _Answer:
-    """One answer in the making."""
-
-    def __init__(self, ticket: _Ticket, row: int, tool: ToolState | None):
-        self.ticket, self.row, self.tool = ticket, row, tool
-        self.order = (ticket.number, row)
-        self.tokens = list(ticket.request.prompt)
-        """The prompt's and its own."""
-        self.forced: list[int] = []
-        self.cached = None
-        """Its Sequence in the cache while it runs."""
-        self.counted = False
-        """In the statistics of prompts."""
-
-    @property
-    def made(self) -> int:
-        return len(self.tokens) - len(self.ticket.request.prompt)
-
-    def number(self) -> float:
-        """The uniform number that draws the next token."""
-        return uniform(self.ticket.request.seed, self.row, self.made)
-
-    def take(self, sampled: int) -> Token:
-        """Go on with the token forced on this answer, else with the `sampled` one."""
-        forced, finish = bool(self.forced), ""
-        token = self.forced.pop(0) if forced else sampled
-        self.tokens.append(token)
-        if not forced and token in self.ticket.stop:
-            finish = "stop"
-        elif self.made >= self.ticket.room:
-            finish = "length"
-        elif not forced and self.tool is not None:
-            self.forced = self.tool.see(token)
-        return Token(self.row, token, forced, finish)
 
 
 class Scheduler:
@@ -108,9 +60,9 @@ class Scheduler:
         self.cache = PagedCache(
             model.config, model.compute_dtype, device, self.cache_tokens, page=page, windows=most_rows, burst=chunk
         )
-        self._tickets: dict[int, _Ticket] = {}
-        self._waiting: list[_Answer] = []
-        self._running: list[_Answer] = []
+        self._tickets: dict[int, Ticket] = {}
+        self._waiting: list[Answer] = []
+        self._running: list[Answer] = []
         self._next = 0
         self._counts = dict.fromkeys(("prefix_hit_tokens", "prompt_tokens", "made_tokens", "preemptions"), 0)
 
@@ -143,10 +95,10 @@ class Scheduler:
         """Take a request on; its ticket. Raises UsageError for one that cannot be met."""
         self.check(request)
         stop = self.default_stop if request.stop_tokens is None else frozenset(request.stop_tokens)
-        ticket = _Ticket(self._next, request, stop, self._room_of(request))
+        ticket = Ticket(self._next, request, stop, self._room_of(request))
         self._next += 1
         first, *ticket.siblings = [
-            _Answer(ticket, row, ToolState(self.tokenizer) if request.tools else None) for row in range(request.samples)
+            Answer(ticket, row, ToolState(self.tokenizer) if request.tools else None) for row in range(request.samples)
         ]
         self._tickets[ticket.number] = ticket
         self._waiting.append(first)
@@ -159,6 +111,14 @@ class Scheduler:
         for answer in [answer for answer in self._running if answer.ticket.number == ticket]:
             self._leave(answer)
         self._waiting = [answer for answer in self._waiting if answer.ticket.number != ticket]
+
+    def end(self, ticket: int, row: int) -> None:
+        """Make no more tokens for one answer of a request; its pages are back, and the others go on as they would have.
+        One that is unknown or has ended is ignored."""
+        siblings = self._tickets[ticket].siblings if ticket in self._tickets else []
+        for answer in [*self._running, *self._waiting, *siblings]:
+            if answer.order == (ticket, row):
+                self._end(answer)
 
     def hold(self, ticket: int) -> None:
         """Make no tokens for a request until it is released."""
@@ -206,10 +166,10 @@ class Scheduler:
         ids, pass_ = self.cache.plan([(answer.cached, answer.tokens, count) for answer, count in parts])
         ends = list(accumulate(count for _, count in parts))
         ready = [i for i, (a, count) in enumerate(parts) if a.cached.length + count == len(a.tokens)]
-        scores = [range(*self._to_score(parts[i], ends[i])) for i in range(len(parts))]
+        scores = [places_of(*part, end) for part, end in zip(parts, ends, strict=True)]
         at = [ends[i] - 1 for i in ready] + [place for places in scores for place in places]
         logits = self.model(ids, cache=pass_, at=torch.tensor(at, dtype=torch.int64, device=ids.device))
-        made = self._scored(parts, scores, logits[len(ready) :])
+        made = scored(parts, scores, logits[len(ready) :])
         for answer, count in parts:
             self.cache.advance(answer.cached, answer.tokens, count)
         return made + self._taken([parts[i][0] for i in ready], logits[: len(ready)])
@@ -240,8 +200,7 @@ class Scheduler:
 
     def _join(self, answer) -> bool:
         """Let one answer run if its tokens so far fit beside the others, or if nothing else runs."""
-        scored = answer.ticket.request.prompt_logprobs and answer.row == 0 and not answer.made
-        sequence = self.cache.open(answer.tokens, share=not scored)
+        sequence = self.cache.open(answer.tokens, share=not answer.ticket.scoring)
         if not self._spare(sequence, len(answer.tokens)) and any(not other.ticket.held for other in self._running):
             self.cache.close(sequence)
             return False
@@ -309,32 +268,6 @@ class Scheduler:
 
     # --- what they say ---
 
-    def _to_score(self, part, end):
-        """The places of the pass, from and to, whose logits give log-probabilities of tokens of the prompt."""
-        answer, count = part
-        ticket, first = answer.ticket, answer.cached.length
-        if not ticket.request.prompt_logprobs or answer.row or answer.made:
-            return end, end
-        from_ = max(first, ticket.scored - 1)
-        return end - count + from_ - first, end - count + min(first + count, len(ticket.request.prompt) - 1) - first
-
-    def _scored(self, parts, scores, logits):
-        """The Tokens of prompts that this pass has scored; the first token of a prompt has no score."""
-        made, done = [], 0
-        for (answer, _), places in zip(parts, scores, strict=True):
-            ticket, prompt = answer.ticket, answer.ticket.request.prompt
-            if ticket.request.prompt_logprobs and answer.row == 0 and not ticket.scored:
-                made.append((ticket.number, Token(-1, prompt[0], False)))
-                ticket.scored = 1
-            if not len(places):
-                continue
-            ids = prompt[ticket.scored : ticket.scored + len(places)]
-            found = _log_probabilities(logits[done : done + len(places)], ids, ticket.request.logprobs or 0)
-            made += [(ticket.number, Token(-1, id, False, "", *score)) for id, score in zip(ids, found, strict=True)]
-            done += len(places)
-            ticket.scored += len(places)
-        return made
-
     def _taken(self, ready, logits):
         """A token for each answer of `ready`, which stand before the logits (R, V), and for those that join them."""
         if not ready:
@@ -357,7 +290,7 @@ class Scheduler:
             )
         tokens = [answer.take(token) for answer, token in zip(answers, sampled, strict=True)]
         self._counts["made_tokens"] += len(tokens)
-        tokens = self._with_logprobs(answers, tokens, logits)
+        tokens = with_logprobs(answers, tokens, logits)
         for answer, token in zip(answers, tokens, strict=True):
             if token.finish:
                 self._end(answer)
@@ -378,29 +311,18 @@ class Scheduler:
             insort(self._waiting, answer, key=lambda a: a.order)
         return joined
 
-    def _with_logprobs(self, answers, tokens, logits):
-        """The tokens, with log-probabilities where they were asked for."""
-        wanted = [i for i, answer in enumerate(answers) if answer.ticket.request.logprobs is not None]
-        if not wanted:
-            return tokens
-        count = max(answers[i].ticket.request.logprobs for i in wanted)
-        scores = _log_probabilities(logits[wanted], [tokens[i].id for i in wanted], count)
-        for i, (logprob, top) in zip(wanted, scores, strict=True):
-            tokens[i] = tokens[i]._replace(logprob=logprob, top=top[: answers[i].ticket.request.logprobs])
-        return tokens
-
     def _end(self, answer):
-        self._leave(answer)
-        answer.ticket.left -= 1
-        if not answer.ticket.left:
-            del self._tickets[answer.ticket.number]
-
-
-def _log_probabilities(logits, ids, count):
-    """For each row of logits (R, V) the log-probability of its id, and the `count` most probable (id, logprob)."""
-    own, values, best = logprobs(logits, torch.tensor(ids, device=logits.device), count)
-    tops = [tuple(zip(*row, strict=True)) for row in zip(best.tolist(), values.tolist(), strict=True)]
-    return list(zip(own.tolist(), tops, strict=True))
+        """Take an answer out, wherever it is."""
+        ticket = answer.ticket
+        if answer in self._running:
+            self._leave(answer)
+        else:
+            (self._waiting if answer in self._waiting else ticket.siblings).remove(answer)
+        ticket.left -= 1
+        if not ticket.left:
+            del self._tickets[ticket.number]
+        elif ticket.left == len(ticket.siblings):  # the one that ran the prompt for them is gone
+            insort(self._waiting, ticket.siblings.pop(0), key=lambda a: a.order)
 
 
 def cache_room(model, rows: int) -> int:

@@ -1,7 +1,7 @@
 """What the engine's process and its owner say to each other: frames of JSON, each behind its length in four bytes.
 
-From the owner:  ["submit", number, stage, request]  ["read", stage, number, tokens]  ["cancel", stage, number]
-                 ["stats", question]  ["check", question]
+From the owner:  ["submit", number, stage, request]  ["read", stage, number, tokens]  ["end", stage, number, row]
+                 ["cancel", stage, number]  ["stats", question]  ["check", question]
 To the owner:    ["ready", models]  or  ["unable", kind, message];  ["loaded", stage]  ["unloaded", stage]
                  ["tokens", [[number, [token, ...]], ...]]  ["failed", number, kind, message]
                  ["answer", question, value]

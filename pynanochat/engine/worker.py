@@ -75,6 +75,15 @@ class Stage:
             reader.held = False
             self.scheduler.release(reader.ticket)
 
+    def end(self, number: int, row: int) -> None:
+        """Give up one answer of a request; one that is not here is no matter."""
+        reader = self.readers.get(number)
+        if reader is None:
+            return
+        self.scheduler.end(reader.ticket, row)
+        if self.scheduler.done(reader.ticket):
+            self._forget(reader)
+
     def cancel(self, number: int) -> None:
         """Give up a request; one that is not here is no matter."""
         self.waiting.pop(number, None)
@@ -126,6 +135,8 @@ class Worker:
                 self._submit(number, stage, plain)
             case ["read", stage, number, tokens]:
                 self.stages[stage].read(number, tokens)
+            case ["end", stage, number, row]:
+                self.stages[stage].end(number, row)
             case ["cancel", stage, number]:
                 self.stages[stage].cancel(number)
             case ["stats", question]:
@@ -202,9 +213,10 @@ class Worker:
 
 def models_of(run_folder: Path) -> dict[str, ModelInfo]:
     """The stages of a run that have a checkpoint, oldest first. Raises CheckpointError where there are none."""
-    from pynanochat.checkpoint import STAGES, steps
+    from pynanochat.checkpoint import steps
     from pynanochat.model import GPTConfig
     from pynanochat.model.scaling import measure
+    from pynanochat.runs import STAGES
 
     found = {}
     for stage in STAGES:

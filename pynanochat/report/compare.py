@@ -9,9 +9,10 @@ from pathlib import Path
 from pynanochat.report.compose import price, write_document
 from pynanochat.report.document import Heading, Picture, Table, Text
 from pynanochat.report.plots import draw_accuracies, draw_overlay
-from pynanochat.report.read import STAGES, TITLES, RunFiles, StageFiles
+from pynanochat.report.read import TITLES, RunFiles, StageFiles
 from pynanochat.report.results import guess, picture
 from pynanochat.report.words import ABSENT, accuracy, count, dollars, duration, percent, score
+from pynanochat.runs import STAGES
 
 CURVES = (
     ("loss", "training loss", "nats per token"),

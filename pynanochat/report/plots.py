@@ -8,7 +8,8 @@ import itertools
 import warnings
 from dataclasses import dataclass
 
-from pynanochat.report.read import STAGES, TITLES, Result, StageFiles
+from pynanochat.report.read import TITLES, Result, StageFiles
+from pynanochat.runs import STAGES
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pynanochat.errors import DataError
+from pynanochat.runs import STAGES
 
-STAGES = ("pretrain", "midtrain", "sft", "rl")
 TASKS = (
     "CORE", "ARC-Challenge", "ARC-Easy", "GSM8K", "HumanEval", "MMLU", "SpellingBee", "ChatCORE",
     "SimpleSpelling", "ToyWorld-Choice", "ToyWorld-Facts", "ToyWorld-Math", "ToyWorld-Arithmetic", "ToyWorld-Chat",

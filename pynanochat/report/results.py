@@ -2,8 +2,9 @@
 
 from pynanochat.report.document import Fold, Heading, Picture, Samples, Table, Text
 from pynanochat.report.plots import both, draw_accuracies, draw_reliability
-from pynanochat.report.read import STAGES, TITLES, Result, RunFiles
+from pynanochat.report.read import TITLES, Result, RunFiles
 from pynanochat.report.words import ABSENT, accuracy, count, score, shortened
+from pynanochat.runs import STAGES
 
 
 def summary(run: RunFiles) -> list:

@@ -106,26 +106,31 @@ class Answers:
             raise bad(param, words, "context_length_exceeded")
         return ids
 
-    async def _rows(self, wishes, visits, stage):
-        """(index of the choice, its Answer, new pieces) of every choice until all have ended.
+    async def _rows(self, wishes, visits, stage, echoes=None):
+        """(index of the choice, its Answer, new pieces) of every choice until all have ended; tokens of prompts go into
+        `echoes`, a list for each visit. What the engine made of a row behind its stop string does not count.
 
         Raises Fault where the engine fails.
         """
         tokenizer, n = self.engine.tokenizer, wishes.n
         answers = [Answer(tokenizer, wishes.stop, wishes.top) for _ in range(n * len(visits))]
-        left = len(answers)
         async with contextlib.aclosing(merged([visit.tokens(stage) for visit in visits])) as steps:
             async for number, tokens in steps:
-                found: dict[int, list[Piece]] = {}
+                visit, found = visits[number], {}
                 for token in tokens:
-                    index = number * n + token.row
-                    if token.row < 0 or answers[index].finish:
+                    if token.row < 0:
+                        echoes[number].append(token)
                         continue
+                    if token.row in visit.ended:
+                        continue
+                    visit.made += 1
+                    index = number * n + token.row
                     found.setdefault(index, []).extend(answers[index].read(token))
-                    left -= bool(answers[index].finish)
+                    if answers[index].finish:
+                        visit.ended.add(token.row)
                 for index, pieces in found.items():
                     yield index, answers[index], pieces
-                if not left:
+                if all(answer.finish for answer in answers):
                     return
         raise Fault(503, "the engine ended an answer without a last token; try again", code="engine_error")
 
@@ -164,33 +169,23 @@ class Answers:
         requests = [wishes.request(prompt, model.context, prompt_logprobs=scored) for prompt in prompts]
         with self._enter(request, reply, requests, arrived) as visits:
             texts = Texts(self.engine.tokenizer, call, prompts)
-            steps = self._texts(texts, visits, model.stage)
+            rows = self._rows(wishes, visits, model.stage, texts.echoes)
             if wishes.stream:
-                return await self._stream_texts(EventStream(request), reply, visits, steps)
-            async with contextlib.aclosing(steps):
-                async for _ in steps:
-                    pass
+                return await self._stream_texts(EventStream(request), reply, visits, rows, texts)
+            async with contextlib.aclosing(rows):
+                async for row in rows:
+                    texts.read(*row)
         return await send_json(request, reply.whole(texts.whole(), visits))
 
-    async def _stream_texts(self, stream, reply, visits, steps):
-        async with contextlib.aclosing(steps), reporting(stream):
-            async for choices in steps:
-                for choice in choices:
+    async def _stream_texts(self, stream, reply, visits, rows, texts):
+        async with contextlib.aclosing(rows), reporting(stream):
+            async for row in rows:
+                for choice in texts.read(*row):
                     await stream.send(reply.chunk([choice]))
             if reply.wishes.usage:
                 await stream.send(reply.chunk([], **reply.usage(visits)))
             await stream.send("[DONE]")
         return await stream.end()
-
-    async def _texts(self, texts, visits, stage):
-        """Lists of choices, as chunks of a stream show them."""
-        async with contextlib.aclosing(merged([visit.tokens(stage) for visit in visits])) as steps:
-            async for number, tokens in steps:
-                if choices := texts.read(number, tokens):
-                    yield choices
-                if texts.ended:
-                    return
-        raise Fault(503, "the engine ended an answer without a last token; try again", code="engine_error")
 
     @contextlib.contextmanager
     def _enter(self, request, reply, requests, arrived):

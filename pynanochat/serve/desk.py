@@ -93,18 +93,21 @@ class Desk:
 
 
 class Visit:
-    """One request of the engine. Counts its tokens and notes its times."""
+    """One request of the engine, and its times."""
 
     def __init__(self, desk: Desk, request: Request, arrived: float):
         self.desk, self.request, self.arrived = desk, request, arrived
         self.weight = len(request.prompt) + request.samples * request.max_tokens
         self.first = self.last = 0.0
         self.made = 0
+        """Tokens that were read, of all rows."""
+        self.ended: set[int] = set()
+        """Rows of which no more is read: the engine ends them."""
 
     async def tokens(self, stage: str) -> AsyncIterator[list[Token]]:
         """The engine's tokens. Raises Fault (503) where the engine died with the request in it."""
         try:
-            async with contextlib.aclosing(self.desk.engine.generate(stage, self.request)) as steps:
+            async with contextlib.aclosing(self.desk.engine.generate(stage, self.request, self.ended)) as steps:
                 async for tokens in steps:
                     self._note(tokens)
                     yield tokens
@@ -116,12 +119,11 @@ class Visit:
         if not made:
             return
         now = time.monotonic()
-        if not self.made:
+        if not self.last:
             self.desk.first_token(self)
         else:
             self.desk.metrics.between_tokens.observe(now - self.last)
         self.last = now
-        self.made += made
         self.desk.metrics.made_tokens.inc(made)
 
 

@@ -3,10 +3,10 @@
 Limits are checked before the engine hears of a request; GET /stats shows them by these names.
 """
 
-import math
 from dataclasses import asdict, dataclass, fields
 
 from pynanochat.errors import UsageError
+from pynanochat.settings import check_numbers
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,7 @@ class Limits:
     """How long answers under way may go on once the server is told to stop."""
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (math.isfinite(value) and value > 0):
-                flag = f"--limit-{field.name.replace('_', '-')}"
-                raise UsageError(f"{flag} {value}: must be above 0")
+        check_numbers(self, positive=[field.name for field in fields(self)], flag_prefix="limit_")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass
 
 from pynanochat.engine.requests import Request
-from pynanochat.engine.sampler import Sampling
+from pynanochat.engine.sampling import Sampling
 from pynanochat.serve.faults import bad, brief
 from pynanochat.serve.fields import Fields
 from pynanochat.serve.limits import LOWEST_AND_HIGHEST_PENALTY, Defaults, Limits

@@ -13,37 +13,20 @@ class Texts:
     def __init__(self, tokenizer, call: CompletionCall, prompts: list[list[int]]):
         self.tokenizer, self.wishes, self.call, self.prompts = tokenizer, call.wishes, call, prompts
         count = len(prompts) * self.wishes.n
-        self.answers = [Answer(tokenizer, self.wishes.stop, self.wishes.top) for _ in range(count)]
         self.offsets = [0] * count
         self.parts: list[list[dict]] = [[] for _ in range(count)]
         self.echoes: list[list] = [[] for _ in prompts]
-        self.ended = False
+        """The engine's tokens of each prompt."""
 
-    def read(self, number: int, tokens) -> list[dict]:
-        """The choices that tokens of prompt `number` add to."""
-        found = []
-        n = self.wishes.n
-        for token in tokens:
-            if token.row < 0:
-                self.echoes[number].append(token)
-                continue
-            if not self.echoed(number):
-                found += self._echo(number)
-            index = number * n + token.row
-            answer = self.answers[index]
-            if answer.finish:
-                continue
-            pieces = answer.read(token)
-            if self.wishes.max_tokens == 0:
-                pieces, answer.finish = [], "length"
-            text = Piece(
-                "text",
-                "".join(as_text(piece) for piece in pieces),
-                tokens=tuple(t for piece in pieces for t in piece.tokens),
-            )
-            if text.text or text.tokens or answer.finish:
-                found.append(self._add(index, text, answer.finish or None))
-        self.ended = all(answer.finish for answer in self.answers)
+    def read(self, index: int, answer: Answer, pieces: list[Piece]) -> list[dict]:
+        """The choices, as chunks of a stream show them, that new pieces of answer `index` make."""
+        found = [] if self.echoed(index // self.wishes.n) else self._echo(index // self.wishes.n)
+        finish = answer.finish
+        if self.wishes.max_tokens == 0:
+            pieces, finish = [], "length"
+        found += [self._add(index, Piece("text", as_text(piece), tokens=piece.tokens), None) for piece in pieces]
+        if finish:
+            found.append(self._add(index, Piece("text", ""), finish))
         return found
 
     def echoed(self, number: int) -> bool:

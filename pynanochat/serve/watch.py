@@ -9,7 +9,8 @@ are left out.
 import json
 from pathlib import Path
 
-from pynanochat.report.read import STAGES, number
+from pynanochat.report.read import number
+from pynanochat.runs import STAGES
 
 MOST_STEPS = 800
 MOST_OTHERS = 400

@@ -15,6 +15,7 @@ from pynanochat.errors import CheckpointError, UsageError
 from pynanochat.model import GPT, GPTConfig, lora
 from pynanochat.model.scaling import horizon
 from pynanochat.optim import SCHEDULES, MuonAdamW, Schedule, build_optimizer
+from pynanochat.runs import STAGES
 from pynanochat.stages import pretrain
 
 ADAPTERS = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0}
@@ -22,7 +23,7 @@ ADAPTERS = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0}
 
 def earlier(run, stage: str) -> str:
     """The stage that `stage` of this run begins from. Raises UsageError for midtraining in a merged run."""
-    chain = [s for s in checkpoint.STAGES if s != "midtrain" or not run.settings.merged]
+    chain = [s for s in STAGES if s != "midtrain" or not run.settings.merged]
     if stage not in chain:
         raise UsageError(f"--merged: {stage} is part of sft in this run; train sft, or give --no-merged")
     return chain[chain.index(stage) - 1]

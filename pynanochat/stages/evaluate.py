@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pynanochat import checkpoint, runtime, settings
-from pynanochat.checkpoint import STAGES, write_json
+from pynanochat.checkpoint import write_json
 from pynanochat.data.bundle import CORE_URL, fetch_bundle
 from pynanochat.errors import DataError, PynanochatError, UsageError
 from pynanochat.evals import chat, core
 from pynanochat.evals.core_tasks import TABLES, open_bundle
 from pynanochat.evals.score import Score, chat_core
+from pynanochat.runs import STAGES
 from pynanochat.stages.progress import duration
 
 NAME = "eval"

@@ -23,12 +23,18 @@ class FakeScheduler:
         if request.prompt[0] == REFUSE:
             raise UsageError("refused")
         ticket = len(self.tickets)
-        self.tickets[ticket] = [request, 0]
+        self.tickets[ticket] = [request, 0, list(range(request.samples))]
         return ticket
 
     def cancel(self, ticket):
         self.tickets[ticket] = None
         self.held.discard(ticket)
+
+    def end(self, ticket, row):
+        _, _, rows = self.tickets[ticket]
+        rows.remove(row)
+        if not rows:
+            self.cancel(ticket)
 
     def hold(self, ticket):
         self.held.add(ticket)
@@ -49,7 +55,7 @@ class FakeScheduler:
         for ticket, state in self.tickets.items():
             if state is None or ticket in self.held:
                 continue
-            request, at = state
+            request, at, rows = state
             if request.prompt[0] == CRASH and at == 2:
                 raise RuntimeError("a step fails")
             if request.prompt[0] == DIVERGE and at == 2:
@@ -62,7 +68,7 @@ class FakeScheduler:
             self.corrupt |= request.prompt[0] == CORRUPT
             state[1] += 1
             finish = "length" if state[1] == request.max_tokens else ""
-            for row in range(request.samples):
+            for row in rows:
                 tokens.append((ticket, Token(row, at, False, finish, -0.5, ((at, -0.5), (7, -1.25)))))
             if finish:
                 self.tickets[ticket] = None
@@ -88,8 +94,8 @@ def prepare():
     print("a library says hello on standard output")
 
     def load(stage):
-        if stage == "pretrain" and "slow" in names:
-            time.sleep(0.5)
+        while stage == "pretrain" and os.path.exists(os.path.join(settings["run_folder"], "slow")):
+            time.sleep(0.01)
         if stage == "midtrain":
             raise CheckpointError("midtrain is damaged")
         return FakeScheduler(stage)

@@ -1,10 +1,8 @@
-"""The engine's process: with scripted schedulers for what goes wrong, with a real model for what it says."""
+"""The engine's process with scripted schedulers: what it passes on, and what goes wrong."""
 
 import asyncio
 import contextlib
-import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from pynanochat.engine import Engine
 from pynanochat.engine import process as process_module
 from pynanochat.engine.process import EngineProcess
 from pynanochat.engine.requests import Request, Token
 from pynanochat.engine.sampling import Sampling
 from pynanochat.engine.wire import plain_request, request_of
-from pynanochat.engine.worker import CREDIT, loader, models_of
+from pynanochat.engine.worker import CREDIT
 from pynanochat.errors import CheckpointError, EngineError, UsageError
 from pynanochat.tokenizer import Tokenizer
 from tests.engine.fake_worker import CORRUPT, COUNT, CRASH, DIVERGE, HANG, PACE, REFUSE
-from tests.engine.fakes import save_run, small_model
+from tests.engine.playing import PATIENCE, ids, played
 
-ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 120
+pytestmark = pytest.mark.usefixtures("patient_owner")
 
 
 class Fake(EngineProcess):
@@ -42,29 +38,6 @@ def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     Tokenizer.train(["Anna lives in a red house. " * 50], vocab_size=300).save(folder / "tokenizer")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
-def played(scene, folder, kind=Fake):
-    """Run `await scene(engine)` on a started engine, which is stopped whatever happens."""
-
-    async def play():
-        engine = kind(folder)
-        await engine.start()
-        try:
-            await asyncio.wait_for(scene(engine), PATIENCE)
-        finally:
-            await engine.stop()
-
-    asyncio.run(play())
-
-
-async def ids(stream):
-    return [token.id async for tokens in stream for token in tokens]
 
 
 async def until(condition):
@@ -107,7 +80,7 @@ def test_tokens_come_as_they_were_made(run_folder):
         stats = await engine.stats()
         assert stats["alive"] and stats["restarts"] == 0 and stats["made_tokens"] == 6 + sum(range(40))
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 def test_a_stage_is_loaded_at_its_first_request_and_holds_nobody_up(run_folder, tmp_path):
@@ -115,14 +88,13 @@ def test_a_stage_is_loaded_at_its_first_request_and_holds_nobody_up(run_folder, 
     (tmp_path / "slow").touch()
 
     async def scene(engine):
-        order = []
-
-        async def note(stage, request):
-            await ids(engine.generate(stage, request))
-            order.append(stage)
-
-        await asyncio.gather(*(note(s, Request((COUNT,), max_tokens=5)) for s in ("pretrain", "pretrain", "sft")))
-        assert order == ["sft", "pretrain", "pretrain"] and engine.stages["pretrain"].loaded
+        request = Request((COUNT,), max_tokens=5)
+        first = [asyncio.create_task(ids(engine.generate("pretrain", request))) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await ids(engine.generate("sft", request)) == list(range(5))
+        assert not engine.stages["pretrain"].loaded
+        (tmp_path / "slow").unlink()
+        assert await asyncio.gather(*first) == [list(range(5))] * 2 and engine.stages["pretrain"].loaded
         given_up = engine.generate("pretrain", Request((COUNT,)))
         assert (await anext(given_up))[0].id == 0
         await given_up.aclose()
@@ -132,7 +104,7 @@ def test_a_stage_is_loaded_at_its_first_request_and_holds_nobody_up(run_folder, 
         with pytest.raises(UsageError, match="no stage rl: this run has pretrain, midtrain, sft"):
             await ids(engine.generate("rl", Request((COUNT,))))
 
-    played(scene, tmp_path)
+    played(scene, tmp_path, Fake)
 
 
 def test_a_request_that_cannot_be_met(run_folder):
@@ -141,7 +113,7 @@ def test_a_request_that_cannot_be_met(run_folder):
             await ids(engine.generate("sft", Request((REFUSE,))))
         assert (await engine.stats())["restarts"] == 0
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 def test_who_does_not_read_is_held_and_others_are_not(run_folder):
@@ -162,7 +134,7 @@ def test_who_does_not_read_is_held_and_others_are_not(run_folder):
         got += await ids(slow)
         assert got == list(range(5000))
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 @pytest.mark.parametrize("how", ["aclose", "cancel", "held"])
@@ -188,7 +160,25 @@ def test_leaving_ends_the_request_in_the_engine(how, run_folder):
         assert await running() == 0  # the question comes behind the cancellation
         assert not engine._life.streams
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
+
+
+def test_a_row_that_nobody_reads_ends_in_the_engine_and_the_others_go_on(run_folder):
+    async def scene(engine):
+        ended, rows = set(), {0: [], 1: [], 2: []}
+        async for tokens in engine.generate("sft", Request((COUNT,), samples=3, max_tokens=1000), ended):
+            for token in tokens:
+                rows[token.row].append(token.id)
+            ended.add(1)
+        assert rows[0] == rows[2] == list(range(1000))
+        assert rows[1] == list(range(len(rows[1]))) and len(rows[1]) <= 2 * CREDIT
+        ended = set()
+        async for _ in engine.generate("sft", Request((COUNT,), samples=2, max_tokens=10**6), ended):
+            ended |= {0, 1}
+        stats = await engine.stats()
+        assert not stats["running"] and not engine._life.streams
+
+    played(scene, run_folder, Fake)
 
 
 def kill(engine):
@@ -220,7 +210,7 @@ def test_a_crash_is_one_error_to_each_caller_and_a_restart(how, run_folder):
         stats = await engine.stats()
         assert stats["alive"] and stats["restarts"] == 1 and engine.pid != first and not is_alive(first)
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 def test_it_is_started_again_and_again_with_pauses(run_folder):
@@ -232,7 +222,7 @@ def test_it_is_started_again_and_again_with_pauses(run_folder):
             assert await ids(engine.generate("sft", Request((COUNT,), max_tokens=3))) == [0, 1, 2]
         assert engine.restarts == 2
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 def test_while_it_cannot_start_requests_get_an_error(run_folder, tmp_path):
@@ -250,7 +240,7 @@ def test_while_it_cannot_start_requests_get_an_error(run_folder, tmp_path):
         (tmp_path / "broken").unlink()
         assert await ids(engine.generate("sft", Request((COUNT,), max_tokens=3))) == [0, 1, 2]
 
-    played(scene, tmp_path)
+    played(scene, tmp_path, Fake)
 
 
 def test_a_model_that_diverges_fails_its_own_requests_only(run_folder):
@@ -263,7 +253,7 @@ def test_a_model_that_diverges_fails_its_own_requests_only(run_folder):
         assert await ids(engine.generate("sft", Request((COUNT,), max_tokens=3))) == [0, 1, 2]
         assert (await engine.stats())["restarts"] == 0 and engine.stages["sft"].loaded
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 def test_integrity_is_asked_for_in_the_process(run_folder):
@@ -273,7 +263,7 @@ def test_integrity_is_asked_for_in_the_process(run_folder):
         with pytest.raises(EngineError, match="sft: a page is used twice"):
             await engine.check()
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 def test_a_process_that_is_stuck_is_killed_at_stop(run_folder, monkeypatch):
@@ -295,7 +285,7 @@ def test_a_process_that_is_stuck_is_killed_at_stop(run_folder, monkeypatch):
         with pytest.raises(EngineError, match="stopped"):
             await ids(engine.generate("sft", Request((COUNT,))))
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 def test_signals_are_the_owners(run_folder):
@@ -305,7 +295,7 @@ def test_signals_are_the_owners(run_folder):
         assert await ids(engine.generate("sft", Request((COUNT,), max_tokens=3))) == [0, 1, 2]
         assert engine.restarts == 0 and os.getpgid(engine.pid) != os.getpgid(0)
 
-    played(scene, run_folder)
+    played(scene, run_folder, Fake)
 
 
 @pytest.mark.parametrize(
@@ -315,14 +305,14 @@ def test_a_run_that_cannot_be_served(file, kind, words, run_folder, tmp_path):
     (tmp_path / "tokenizer").symlink_to(run_folder / "tokenizer")
     (tmp_path / file).touch()
     with pytest.raises(kind, match=words):
-        played(None, tmp_path)
+        played(None, tmp_path, Fake)
 
 
 OWNER = """
 import asyncio, sys
 from pathlib import Path
 from pynanochat.engine.process import EngineProcess
-from pynanochat.engine.requests import Request
+from pynanochat.engine.requests import Request, Token
 from tests.engine.fake_worker import PACE
 
 async def main():
@@ -348,111 +338,3 @@ def test_it_does_not_outlive_its_owner_and_its_owner_needs_no_torch(run_folder):
     while is_alive(pid) and time.monotonic() < end:
         time.sleep(0.02)
     assert not is_alive(pid)
-
-
-# --- with real models
-
-
-@pytest.fixture(scope="module")
-def real_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("work") / "run"
-    tokenizer = Tokenizer.train(["Anna lives in a red house by the sea. " * 50], vocab_size=300)
-    save_run(folder, tokenizer, ["pretrain", "sft"])
-    return folder
-
-
-PROMPTS = [(*range(n, 2 * n), 7) for n in range(1, 9)]
-KINDS = [Sampling(0), Sampling(1.0, 0), Sampling(min_p=0.1, repetition_penalty=1.3)]
-
-
-def said_here(run_folder):
-    """What the engine of this process says: ids by (stage, prompt, sampling)."""
-    said = {}
-    for stage in ("pretrain", "sft"):
-        engine = Engine.load(run_folder, stage)
-        for prompt, sampling in itertools.product(PROMPTS, KINDS):
-            tokens = engine.generate(list(prompt), **vars(sampling), max_tokens=30, stop_tokens=(), seed=5)
-            said[stage, prompt, sampling] = [token.id for token in tokens]
-    return said
-
-
-def test_it_says_what_the_engine_says_in_one_process(real_run):
-    expected = said_here(real_run)
-
-    async def scene(engine):
-        info = engine.stages["sft"]
-        assert (info.context, info.vocab_size, info.step) == (96, len(engine.tokenizer), 10) and info.loaded
-        assert info.parameters == sum(p.numel() for p in small_model(vocab_size=info.vocab_size).parameters())
-        streams = [engine.generate(stage, Request(p, 1, 30, s, 5, frozenset())) for stage, p, s in expected]
-        assert await asyncio.gather(*map(ids, streams)) == list(expected.values())
-        stats = await engine.stats()
-        assert stats["made_tokens"] == 30 * len(expected) and not stats["running"] and not stats["pages_used"]
-        await scored(engine)
-        for request, words in ((Request((1,) * 96), "context is 96"), (Request((300,)), "300"), (Request(()), "empty")):
-            with pytest.raises(UsageError, match=words):
-                await ids(engine.generate("sft", request))
-        await engine.check()
-
-    async def scored(engine):
-        request = Request((1, 2, 3), 3, 8, Sampling(0), 0, frozenset(), False, 2, True)
-        tokens = [token async for some in engine.generate("sft", request) for token in some]
-        echoed = [token for token in tokens if token.row == -1]
-        assert [token.id for token in echoed] == [1, 2, 3] and echoed[0].logprob is None and echoed[1].logprob < 0
-        for row in range(3):
-            own = [token for token in tokens if token.row == row]
-            assert len(own) == 8 and own[-1].finish == "length"
-            assert all(token.top[0] == (token.id, token.logprob) and len(token.top) == 2 for token in own)
-
-    played(scene, real_run, EngineProcess)
-
-
-def test_no_page_is_lost(real_run):
-    prompt = tuple(range(40))
-
-    async def all_is_back(engine, alone):
-        assert await ids(engine.generate("sft", Request(prompt, max_tokens=20, sampling=Sampling(0)))) == alone
-        await engine.check()
-        stats = await engine.stats()
-        assert not stats["running"] and not stats["queued"] and not stats["pages_used"]
-
-    async def scene(engine):
-        alone = await ids(engine.generate("sft", Request(prompt, max_tokens=20, sampling=Sampling(0))))
-        for how in ("leave", "kill -9"):
-            streams = [engine.generate("sft", Request((*prompt, n), 2, 50, seed=n)) for n in range(20)]
-            await asyncio.gather(*map(anext, streams))
-            if how == "leave":
-                await asyncio.gather(*(stream.aclose() for stream in streams))
-            else:
-                os.kill(engine._life.process.pid, signal.SIGKILL)
-                errors = await asyncio.gather(*map(ids, streams), return_exceptions=True)
-                assert {type(error) for error in errors} == {EngineError}
-            await all_is_back(engine, alone)
-        assert engine.restarts == 1
-
-    played(scene, real_run, EngineProcess)
-
-
-def test_a_stage_that_has_diverged(tmp_path, real_run):
-    shutil.copytree(real_run, tmp_path, dirs_exist_ok=True)
-    save_run(tmp_path, Tokenizer.load(real_run / "tokenizer"), ["pretrain"], softcap=float("nan"))
-
-    async def scene(engine):
-        request = Request((1, 2), max_tokens=90, stop_tokens=frozenset())
-        other = asyncio.create_task(ids(engine.generate("sft", request)))
-        for _ in range(2):
-            with pytest.raises(EngineError, match="diverged"):
-                await ids(engine.generate("pretrain", Request((1, 2))))
-        assert len(await other) == 90 and engine.restarts == 0
-
-    played(scene, tmp_path, EngineProcess)
-
-
-def test_a_run_without_a_checkpoint_or_a_device(tmp_path, real_run):
-    with pytest.raises(CheckpointError, match="no checkpoint of any stage"):
-        models_of(tmp_path)
-    with pytest.raises(UsageError, match="--device abacus"):
-        loader(real_run, device="abacus", dtype="auto", cache_tokens=None, most_rows=64)
-    shutil.copytree(real_run, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "sft/checkpoints/step_000010/state.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="no readable state.json"):
-        models_of(tmp_path)

@@ -1,7 +1,6 @@
 """The scheduler: what it makes of a request never depends on how it gets there, and nothing leaks on the way."""
 
 import functools
-import math
 
 import pytest
 import torch
@@ -10,59 +9,10 @@ from hypothesis import strategies as st
 
 from pynanochat.engine import Engine
 from pynanochat.engine.requests import Request
-from pynanochat.engine.sampling import Sampling
-from pynanochat.engine.scheduler import Scheduler, cache_room
+from pynanochat.engine.scheduler import Scheduler
 from pynanochat.errors import CheckpointError, EngineError, UsageError
-from tests.engine.fakes import ByteTokenizer, Scripted, small_model
-
-TOKENIZER = ByteTokenizer()
-GREEDY, FREE = Sampling(0), Sampling(1.0, 0)
-MODELS = {"2026": {}, "2025": {"arch": "2025"}, "windows": {"sequence_len": 512, "window_pattern": "S"}}
-
-
-@functools.cache
-def model_of(name="2026"):
-    return small_model(**MODELS[name])
-
-
-def prompt_of(length, seed=0):
-    return tuple(torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
-
-
-def request(prompt, max_tokens=16, sampling=GREEDY, **fields):
-    return Request(tuple(prompt), max_tokens=max_tokens, sampling=sampling, stop_tokens=frozenset(), **fields)
-
-
-def naive(model, prompt, count):
-    ids = list(prompt)
-    with torch.inference_mode():
-        for _ in range(count):
-            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-    return ids[len(prompt) :]
-
-
-def drain(scheduler, made=None, steps=5000):
-    """ticket -> row -> ids of all that is under way."""
-    made = {} if made is None else made
-    while scheduler.busy:
-        steps -= 1
-        assert steps, "no end"
-        for ticket, token in scheduler.step():
-            made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
-    return made
-
-
-class Watched:
-    """A model that remembers how many tokens and how many sequences each pass had."""
-
-    def __init__(self, model):
-        self.model, self.config, self.compute_dtype, self.lm_head = model, model.config, torch.float32, model.lm_head
-        self.passes = []
-
-    def __call__(self, ids, *, cache, at):
-        self.passes.append((len(ids), len(cache.lengths)))
-        return self.model(ids, cache=cache, at=at)
-
+from tests.engine.fakes import Scripted, small_model
+from tests.engine.scheduling import FREE, GREEDY, MODELS, TOKENIZER, drain, model_of, naive, prompt_of, request
 
 WAYS = {
     "whole prompts": {},
@@ -114,71 +64,6 @@ def test_draws_are_the_same_alone_in_company_and_after_preemption():
     assert len({tuple(ids) for answers in alone for ids in answers.values()}) == 15
 
 
-def test_samples_share_one_prefill():
-    model = Watched(model_of())
-    scheduler = Scheduler(model, TOKENIZER)
-    scheduler.submit(request(prompt_of(50), 4, FREE, samples=8))
-    assert len(scheduler.step()) == 8
-    drain(scheduler)
-    assert model.passes == [(50, 1), (8, 8), (8, 8), (8, 8)]
-    assert scheduler.stats()["prefix_hit_tokens"] == 7 * 50
-
-
-def test_prompts_and_answers_run_in_one_pass():
-    model = Watched(model_of())
-    scheduler = Scheduler(model, TOKENIZER, chunk=32)
-    scheduler.submit(request(prompt_of(10), 20))
-    scheduler.step()
-    scheduler.submit(request(prompt_of(70, seed=1), 20))
-    scheduler.submit(request(prompt_of(9, seed=2), 20))
-    for _ in range(4):
-        scheduler.step()
-    assert model.passes[1:] == [(1 + 32, 2), (1 + 32, 2), (1 + 6 + 9, 3), (3, 3)]
-
-
-def test_a_beginning_that_came_before_is_not_computed_again():
-    model = Watched(model_of("windows"))
-    scheduler = Scheduler(model, TOKENIZER)
-    scheduler.submit(request(prompt_of(200), 24))
-    [answers] = drain(scheduler).values()
-    longer = prompt_of(200) + tuple(answers[0]) + prompt_of(20, seed=3)
-    model.passes.clear()
-    ticket = scheduler.submit(request(longer, 6))
-    assert drain(scheduler)[ticket][0] == naive(model_of("windows"), longer, 6)
-    assert model.passes[0] == (len(longer) - 208, 1)  # 223 tokens were computed: 13 whole pages
-
-
-def test_sixty_turns_reuse_what_was_said_before():
-    """As long as nothing is dropped, a turn computes itself and less than a page more."""
-    model = small_model(sequence_len=2048)
-    engine = Engine(model, TOKENIZER, finished=True)
-    messages, before = [], 0
-    for turn in range(60):
-        messages.append({"role": "user", "content": f"number {turn}"})
-        answer = "".join(engine.chat(messages, max_tokens=8, temperature=0, tools=False))
-        messages.append({"role": "assistant", "content": "x" * 8 if "\ufffd" in answer else answer})
-        stats = engine._kept.stats()
-        computed = stats["prompt_tokens"] - stats["prefix_hit_tokens"]
-        assert computed - before <= 16 + 8 + 9 + 10, turn
-        before = computed
-    assert stats["prefix_hit_tokens"] > 0.9 * stats["prompt_tokens"] and stats["pages_used"] == 0
-    engine._kept.check_integrity()
-
-
-def test_memory_is_bounded_by_the_window():
-    model = small_model(sequence_len=2048, window_pattern="S")
-    scheduler = Scheduler(model, TOKENIZER, most_rows=1, chunk=64)
-    scheduler.submit(request(prompt_of(1500), 100))
-    windowed, whole = scheduler.cache.groups
-    assert windowed.window == 512 and windowed.pool.size == 34 + 5 and whole.pool.size == 128
-    most = 0
-    while scheduler.busy:
-        scheduler.step()
-        most = max(most, windowed.pool.used)
-    assert most <= 39 and windowed.room <= 39
-    assert cache_room(model, 10**9) * 3 * 2 * 2 * 16 * 4 <= 1 << 30
-
-
 @functools.cache
 def expected(number):
     """The answers to request `number` of those that random schedules submit, when it runs alone."""
@@ -193,7 +78,11 @@ def random_request(number):
 
 
 actions = st.lists(
-    st.tuples(st.sampled_from(("submit", "submit", "cancel", "hold", "release", "step", "step")), st.integers(0, 7)),
+    st.tuples(
+        st.sampled_from(("submit", "submit", "cancel", "end", "hold", "release", "step", "step")),
+        st.integers(0, 7),
+        st.integers(0, 2),
+    ),
     max_size=40,
 )
 
@@ -202,19 +91,22 @@ actions = st.lists(
 @settings(max_examples=60, deadline=None)
 def test_any_schedule(actions, cache_tokens, chunk, rows):
     scheduler = Scheduler(model_of(), TOKENIZER, cache_tokens=cache_tokens, page=4, chunk=chunk, most_rows=rows)
-    live, made, cancelled = {}, {}, set()
+    live, made, cancelled, ended = {}, {}, set(), set()
 
     def note(pairs):
         for ticket, token in pairs:
-            assert ticket not in cancelled
+            assert ticket not in cancelled and (ticket, token.row) not in ended
             made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
 
-    for what, n in actions:
+    for what, n, row in actions:
         ticket = list(live)[n % len(live)] if live else -1
         if what == "submit":
             live[scheduler.submit(random_request(n))] = n
         elif what == "step":
             note(scheduler.step())
+        elif what == "end":
+            scheduler.end(ticket, row)
+            ended.add((ticket, row))
         else:
             getattr(scheduler, what)(ticket)
             if what == "cancel":
@@ -233,8 +125,48 @@ def test_any_schedule(actions, cache_tokens, chunk, rows):
     assert scheduler.stats()["pages_used"] == 0
     for ticket, number in live.items():
         assert scheduler.done(ticket)
-        if ticket not in cancelled:
-            assert made[ticket] == expected(number)
+        for row, ids in expected(number).items():
+            got = made.get(ticket, {}).get(row, [])
+            cut = ticket in cancelled or (ticket, row) in ended
+            assert got == (ids[: len(got)] if cut else ids)
+
+
+@pytest.mark.parametrize("row", [0, 1, 3])
+@pytest.mark.parametrize("when", range(0, 12, 2))
+def test_ending_one_answer_gives_its_pages_back_and_leaves_the_others_alone(when, row):
+    wanted = request(prompt_of(40, seed=1), 12, FREE, samples=4, seed=6, prompt_logprobs=True)
+    scheduler = Scheduler(model_of(), TOKENIZER)
+    ticket = scheduler.submit(wanted)
+    alone = drain(scheduler)[ticket]
+    scheduler = Scheduler(model_of(), TOKENIZER, chunk=16, page=4, most_rows=3)
+    ticket, made = scheduler.submit(wanted), {}
+    for _ in range(when):
+        for _, token in scheduler.step():
+            made.setdefault(ticket, {}).setdefault(token.row, []).append(token.id)
+    before = scheduler.stats()
+    scheduler.end(ticket, row)
+    scheduler.end(ticket, row)
+    scheduler.end(ticket, 99)
+    scheduler.end(99, row)
+    scheduler.check_integrity()
+    now = scheduler.stats()
+    assert now["running"] + now["queued"] == before["running"] + before["queued"] - 1
+    assert now["pages_used"] < before["pages_used"] or now["running"] == before["running"]
+    cut = made.get(ticket, {}).get(row, [])
+    drain(scheduler, made)
+    assert made[ticket] == {r: ids for r, ids in (alone | {row: cut}).items() if ids}
+    assert cut == alone[row][: len(cut)] and scheduler.stats()["pages_used"] == 0 and scheduler.done(ticket)
+
+
+def test_the_last_answer_that_is_ended_ends_the_request():
+    scheduler = Scheduler(model_of(), TOKENIZER)
+    ticket = scheduler.submit(request(prompt_of(20), samples=2))
+    scheduler.step()
+    for row in (0, 1):
+        assert not scheduler.done(ticket)
+        scheduler.end(ticket, row)
+    assert scheduler.done(ticket) and not scheduler.busy and scheduler.stats()["pages_used"] == 0
+    scheduler.check_integrity()
 
 
 @pytest.mark.parametrize("when", range(0, 12, 2))
@@ -342,63 +274,6 @@ def test_a_tool_speaks_through_preemption():
         assert [t.id for t in tokens[ticket]] == [*call, *output, *b"yes", end]
         assert [t.forced for t in tokens[ticket]] == [False] * 6 + [True] * 4 + [False] * 4
         assert tokens[ticket][-1].finish == "stop"
-
-
-def by_the_book(model, ids):
-    with torch.inference_mode():
-        return model(torch.tensor([ids]))[0].double().log_softmax(-1)
-
-
-@pytest.mark.parametrize("chunk", (7, 100))
-def test_log_probabilities(chunk):
-    model, prompt = model_of(), prompt_of(30)
-    scheduler = Scheduler(model, TOKENIZER, chunk=chunk)
-    drain_first = scheduler.submit(request(prompt, 3))  # whose pages must not hide the prompt's logits
-    drain(scheduler)
-    asked = request(prompt, 5, FREE, samples=2, seed=3, logprobs=4, prompt_logprobs=True)
-    ticket, plain = scheduler.submit(asked), scheduler.submit(request(prompt_of(5), 9))
-    tokens = {ticket: [], plain: []}
-    while scheduler.busy:
-        for number, token in scheduler.step():
-            tokens[number].append(token)
-    assert drain_first not in tokens and all(t.logprob is None and t.top == () for t in tokens[plain])
-    spoken = [t for t in tokens[ticket] if t.row == -1]
-    assert spoken == tokens[ticket][:30] and [t.id for t in spoken] == list(prompt)
-    assert spoken[0].logprob is None and spoken[0].top == ()
-    exact = by_the_book(model, list(prompt))
-    for i, token in enumerate(spoken[1:]):
-        assert_score(token, exact[i], 4)
-    for row in range(2):
-        said = [t for t in tokens[ticket] if t.row == row]
-        exact = by_the_book(model, list(prompt) + [t.id for t in said])
-        for i, token in enumerate(said):
-            assert_score(token, exact[29 + i], 4)
-
-
-def assert_score(token, exact, count):
-    assert math.isclose(token.logprob, exact[token.id], abs_tol=1e-4)
-    values, ids = exact.topk(count)
-    assert [id for id, _ in token.top] == ids.tolist()
-    assert all(math.isclose(a, b, abs_tol=1e-4) for (_, a), b in zip(token.top, values.tolist(), strict=True))
-
-
-def test_scores_of_a_prompt_survive_preemption():
-    model = model_of()
-    scheduler = Scheduler(model, TOKENIZER, cache_tokens=96, page=4, chunk=8)
-    ticket = scheduler.submit(request(prompt_of(50, seed=1), 4, prompt_logprobs=True, logprobs=0))
-    tokens = [token for _ in range(3) for _, token in scheduler.step()]
-    assert len(tokens) == 25
-    scheduler.hold(ticket)
-    scheduler.submit(request(prompt_of(80), 4))
-    drain(scheduler)
-    scheduler.release(ticket)
-    while scheduler.busy:
-        tokens += [token for number, token in scheduler.step() if number == ticket]
-    assert scheduler.stats()["preemptions"]
-    exact = by_the_book(model, list(prompt_of(50, seed=1)))
-    assert [t.id for t in tokens if t.row == -1] == list(prompt_of(50, seed=1))
-    for i, token in enumerate(tokens[1:50]):
-        assert math.isclose(token.logprob, exact[i, token.id], abs_tol=1e-4)
 
 
 def test_what_can_never_fit_is_refused():

@@ -22,7 +22,8 @@ from pynanochat.serve.server import Server
 from tests.serve.fakes import ByteTokenizer, FakeEngine, ids_of
 
 STAGES = ("pretrain", "midtrain", "sft", "rl")
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 60_000
+PATIENCE = 60
 WATCHES = """
   window.violations = [];
   document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective));
@@ -51,7 +52,7 @@ class Site:
 
     def start(self):
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._serve(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._serve(), self.loop).result(PATIENCE)
 
     async def _serve(self):
         self.app = App(self.engine, self.folder, Limits(), Defaults())
@@ -67,7 +68,7 @@ class Site:
         async def do():
             return function(*arguments)
 
-        return asyncio.run_coroutine_threadsafe(do(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(do(), self.loop).result(PATIENCE)
 
     def pause(self):
         self.call(self.engine.gate.clear)
@@ -86,9 +87,9 @@ class Site:
     def stop(self):
         self.server.stop()
         self.server.stop()
-        asyncio.run_coroutine_threadsafe(self.server.close(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.server.close(), self.loop).result(PATIENCE)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
 
 
 def _last_message(prompt) -> str:
@@ -188,6 +189,28 @@ def ask(page, text):
     page.fill("#message", text)
     page.keyboard.press("Enter")
     until(page, f"document.querySelectorAll('.turn').length >= {before + 2} && !document.querySelector('.writing')")
+
+
+def begin(page, site, letters=20):
+    """Send "go", whose answer is long, and let the engine pause once so many letters of it are shown."""
+    site.engine.pace = 0.02
+    site.answers["go"] = "word " * 400
+    page.fill("#message", "go")
+    page.keyboard.press("Enter")
+    until(page, f"document.querySelector('.answer .markdown')?.innerText.length > {letters}")
+    site.pause()
+
+
+def left_alone(page, site):
+    """Wait until the engine has heard that nobody reads its answers any more."""
+    end = time.monotonic() + PATIENCE
+    while site.engine.live:
+        assert time.monotonic() < end, "the engine still works on an answer"
+        page.wait_for_timeout(20)
+
+
+def answers(page):
+    return page.locator(".answer .markdown").all_inner_texts()
 
 
 def until(page, expression):

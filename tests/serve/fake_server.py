@@ -55,12 +55,12 @@ def script(stage, request):
 
 
 class Fake(FakeEngine):
-    async def generate(self, stage, request):
+    async def generate(self, stage, request, ended=frozenset()):
         self.pace = 0.1 if request.prompt[-5:-1] == tuple(b"slow") or b"slow" in bytes(
             id for id in request.prompt[-8:] if id < 256
         ) else 0.004  # fmt: skip
         crash = b"crash" in bytes(id for id in request.prompt[-9:] if id < 256)
-        async for tokens in super().generate(stage, request):
+        async for tokens in super().generate(stage, request, ended):
             yield tokens
             if crash:
                 self.crash(alive=True)

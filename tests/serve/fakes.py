@@ -97,7 +97,7 @@ class FakeEngine:
         self.restarts += 1
         self.gate.set()
 
-    async def generate(self, stage, request):
+    async def generate(self, stage, request, ended=frozenset()):
         number, crashes = len(self.requests), self._crashes
         self.requests.append((stage, request))
         self.live[number] = request
@@ -106,7 +106,7 @@ class FakeEngine:
             async with self._rows:
                 if request.prompt_logprobs:
                     yield [_token(request, -1, id, i > 0) for i, id in enumerate(request.prompt)]
-                for tokens in _steps(request, self.script(stage, request)):
+                for tokens in _steps(request, self.script(stage, request), ended):
                     await self.gate.wait()
                     await asyncio.sleep(self.pace)
                     if self._crashes != crashes:
@@ -134,14 +134,14 @@ def _token(request, row, id, scored=True, finish="", forced=False):
     return Token(row, id, forced, finish, LOGPROB, top)
 
 
-def _steps(request, rows):
-    """The tokens of each step. What stands between output_start and output_end is forced."""
+def _steps(request, rows, ended):
+    """The tokens of each step, but of `ended` rows. What stands between output_start and output_end is forced."""
     special = ByteTokenizer.special_tokens
     stop = request.stop_tokens or {special["<|assistant_end|>"], special["<|bos|>"]}
     forced = [False] * len(rows)
     running = set(range(len(rows)))
     for at in range(max(map(len, rows))):
-        tokens = []
+        tokens, running = [], running - ended
         for row in sorted(running):
             id = rows[row][at]
             forced[row] |= id == special["<|output_start|>"]

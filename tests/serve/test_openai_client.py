@@ -64,6 +64,41 @@ async def test_stop_strings(serve):
             await served.idle()  # the engine works no more on what is cut off
 
 
+ENDS = ("one END and more and more", "the second END and more", "three")
+READ = len("one END") + len("the second END") + len("three") + 1
+
+
+def with_ends(stage, request):
+    return [ids_of(text + "{assistant_end}") for text in ENDS]
+
+
+async def test_an_answer_that_met_its_stop_string_ends_alone(serve):
+    async with serve(FakeEngine(with_ends)) as served, client_of(served) as client:
+        answer = await client.chat.completions.create(model="toy", messages=HI, stop="END", n=3)
+        assert [choice.message.content for choice in answer.choices] == ["one ", "the second ", "three"]
+        assert answer.usage.completion_tokens == served.engine.made == READ  # the engine was told
+        answer = await client.completions.create(model="toy", prompt="x", stop="END", n=3)
+        assert [choice.text for choice in answer.choices] == ["one ", "the second ", "three"]
+        assert answer.usage.completion_tokens == served.engine.made - READ == READ
+        answer = await client.completions.create(model="toy", prompt=["x", "y"], stop="END", n=3)
+        assert answer.usage.completion_tokens == 2 * READ
+        assert served.engine.made - 2 * READ <= 2 * (READ + 4)  # it was told a little later, where requests take turns
+
+
+async def test_what_was_on_its_way_behind_a_stop_string_does_not_count(serve):
+    class AllAtOnce(FakeEngine):
+        async def generate(self, stage, request, ended=frozenset()):
+            async with contextlib.aclosing(super().generate(stage, request)) as steps:
+                yield [token async for tokens in steps for token in tokens]
+
+    async with serve(AllAtOnce(with_ends)) as served, client_of(served) as client:
+        stream = await client.chat.completions.create(
+            model="toy", messages=HI, stop="END", n=3, stream=True, stream_options={"include_usage": True}
+        )
+        *_, last = [chunk async for chunk in stream]
+        assert last.usage.completion_tokens == READ < served.engine.made
+
+
 async def test_log_probabilities(serve):
     async with serve(FakeEngine(says("H\u00e9"))) as served, client_of(served) as client:
         answer = await client.chat.completions.create(model="toy", messages=HI, logprobs=True, top_logprobs=2)

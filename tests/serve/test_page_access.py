@@ -46,6 +46,9 @@ FAINT = """() => {
   return found;
 }"""
 
+# Nothing fades in or out, so that colours are those that stay.
+STILL = "document.getAnimations().every((a) => a.effect.getComputedTiming().endTime === Infinity)"
+
 
 def nameless(page):
     """Roles and nodes of Chromium's own accessibility tree that have no name."""
@@ -75,7 +78,6 @@ def states(page, site):
         "document.querySelectorAll('.answer .branches:not([hidden])').length && !document.querySelector('.writing')",
     )
     page.locator(".question").last.hover()
-    page.wait_for_timeout(200)
     yield "answers"
     page.click("#settings")
     page.locator(".tool summary").first.click()
@@ -101,7 +103,6 @@ def states(page, site):
     page.fill("#message", "/none")
     page.keyboard.press("Enter")
     page.wait_for_selector(".toast.bad")
-    page.wait_for_timeout(250)
     yield "trouble"
     page.context.set_offline(False)
 
@@ -111,6 +112,7 @@ def test_every_control_has_a_name_and_every_text_contrast(new_page, site, scheme
     page = new_page(color_scheme=scheme)
     open_chat(page, site)
     for state in states(page, site):
+        until(page, STILL)
         assert not nameless(page), state
         assert not page.evaluate(FAINT), state
 

@@ -14,28 +14,20 @@ from pathlib import Path
 import openai
 import pytest
 
-from pynanochat.checkpoint import Writer, folder_of
 from pynanochat.engine import Engine
 from pynanochat.tokenizer import Tokenizer
-from tests.engine.fakes import small_model
+from tests.engine.fakes import save_run
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "Anna lives in a red house by the sea. Ben sells bread for 3 coins. Caf\u00e9 \u4e16\u754c \U0001f680. "
-PATIENCE = 60
+PATIENCE = 120
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "small"
     tokenizer = Tokenizer.train([TEXT * 50], vocab_size=300)
-    tokenizer.save(folder / "tokenizer")
-    for seed, stage in enumerate(["pretrain", "sft"]):
-        model = small_model(seed, vocab_size=len(tokenizer), sequence_len=2048)
-        writer = Writer(folder_of(folder / stage, 10))
-        writer.begin()
-        writer.tensors("model", model.state_dict())
-        writer.state("state", {"model": model.config.to_dict()})
-        writer.commit()
+    save_run(folder, tokenizer, ["pretrain", "sft"], sequence_len=2048)
     return folder
 
 
@@ -129,7 +121,8 @@ def test_kill_9_of_the_engine_is_one_error_to_each_caller(served):
     errors, begun = [], threading.Barrier(4)
 
     def caller(i):
-        ask = {"model": "small", "prompt": f"{i} Ben", "max_tokens": 1500, "temperature": 1.0, "seed": i, "n": 4}
+        # the likeliest answer of this model has no end, so that none is whole before the last caller has begun
+        ask = {"model": "small", "prompt": f"{i} Ben", "max_tokens": 2000, "temperature": 0, "n": 4}
         try:
             stream = iter(served.client.completions.create(**ask, stream=True))
             next(stream)

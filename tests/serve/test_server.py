@@ -64,6 +64,7 @@ async def test_a_signal_drains_and_then_stops(tmp_path):
     engine = FakeEngine(says("x" * 50), pace=0.005)
     async with Life(engine, tmp_path) as life:
         response = await life.stream()
+        engine.gate.clear()
         os.kill(os.getpid(), signal.SIGTERM)
         while not life.app.desk.draining:
             await asyncio.sleep(0.01)
@@ -72,6 +73,7 @@ async def test_a_signal_drains_and_then_stops(tmp_path):
         assert (await life.status("/livez"))[0] == 200
         async with life.client.post(life.server.address + "/v1/chat/completions", json=CHAT) as refused:
             assert refused.status == 503 and "stopping" in (await refused.json())["error"]["message"]
+        engine.gate.set()
         assert (await response.read()).endswith(b"[DONE]\n\n")
         await life.task
         assert not engine.alive and not life.server.listener.open
@@ -83,6 +85,7 @@ async def test_what_outlives_the_deadline_is_told(tmp_path):
     engine = FakeEngine(says("x" * 400), pace=0.01)
     async with Life(engine, tmp_path, drain_seconds=0.2) as life:
         response = await life.stream()
+        engine.gate.clear()
         life.server.stop()
         text = (await response.read()).decode()
         assert json.loads(text.strip().split("\n\n")[-1][6:])["error"]["type"] == "server_error"
@@ -127,9 +130,10 @@ async def test_an_engine_that_cannot_start_ends_the_server(tmp_path):
 
 
 async def test_a_signal_while_the_model_loads(tmp_path):
-    engine, cancelled = FakeEngine(), []
+    engine, begun, cancelled = FakeEngine(), asyncio.Event(), []
 
     async def load():
+        begun.set()
         try:
             await asyncio.sleep(1000)
         except asyncio.CancelledError:
@@ -140,7 +144,7 @@ async def test_a_signal_while_the_model_loads(tmp_path):
     one = Server(Gate(app.routes, Access(), app.metrics), Limits(), app.desk)
     await one.listen("127.0.0.1", 0)
     task = asyncio.ensure_future(one.serve(load, engine.stop))
-    await asyncio.sleep(0.05)
+    await begun.wait()
     one.stop()
     await task
     assert cancelled
@@ -229,7 +233,7 @@ def test_bad_flags_are_one_line(argv, words, tmp_path):
         text=True,
         cwd=ROOT,
         env=environment,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2, done.stderr
     assert words in done.stderr.strip().splitlines()[-1] and "Traceback" not in done.stderr
@@ -247,13 +251,13 @@ def test_watch_serves_until_a_signal(tmp_path):
         line = process.stdout.readline()
         assert line.startswith("toy is at http://127.0.0.1:")
         host, _, port = line.split()[-1].removeprefix("http://").partition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as sock:
+        with socket.create_connection((host, int(port)), timeout=60) as sock:
             sock.sendall(b"GET /watch/data HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             answer = sock.makefile("rb").read()
         data = json.loads(answer.partition(b"\r\n\r\n")[2])
         assert data["stages"][0]["points"] == [{"step": 1, "loss": 2.5}]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert "GET /watch/data 200" in process.stderr.read()
     finally:
         process.kill()
