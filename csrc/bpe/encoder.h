@@ -80,8 +80,7 @@ class Encoder {
     };
     Lease borrow() const;
     void encode(std::string_view text, IdBuffer& out, Workspace& workspace) const;
-    std::size_t encode_rare(std::string_view piece, const PieceKey& key, std::uint64_t hash, Id* out,
-                            Workspace& workspace) const;
+    std::size_t encode_rare(std::string_view piece, const PieceKey& key, Id* out, Workspace& workspace) const;
     std::size_t merge(std::string_view piece, std::uint64_t hash, Id* out, Workspace& workspace) const;
 
     Vocabulary vocabulary_;

@@ -1,12 +1,14 @@
 #include "bpe/merge_learner.h"
 
 #include <algorithm>
+#include <bit>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
 namespace pynanochat::bpe {
 
-MergeLearner::MergeLearner(const PieceCounter& words) {
+MergeLearner::MergeLearner(std::span<const PieceCounter> words) {
     length_.assign(256, 1);
     lay_out(words);
     index_pairs();
@@ -14,37 +16,43 @@ MergeLearner::MergeLearner(const PieceCounter& words) {
     right_.slot_of.assign(256, no_id);
 }
 
-// Frequent words come first: most of the work then falls on memory that stays in cache.
-void MergeLearner::lay_out(const PieceCounter& words) {
-    std::vector<std::pair<std::uint64_t, std::uint64_t>> order;  // count, where in `text` the word starts
+// Frequent words come first: most of the work then falls on memory that stays in cache. Words are as frequent as each
+// other if their counts have equally many bits.
+void MergeLearner::lay_out(std::span<const PieceCounter> words) {
+    struct Word {
+        std::uint64_t count, start;  // in `text`
+        std::uint32_t size;
+    };
+    std::vector<Word> order;
     std::vector<char> text;
-    words.each([&](std::string_view word, std::uint64_t count) {
-        if (word.size() < 2) return;
-        order.emplace_back(count, text.size());
-        const std::uint32_t size = static_cast<std::uint32_t>(word.size());
-        const char* header = reinterpret_cast<const char*>(&size);
-        text.insert(text.end(), header, header + sizeof size);
-        text.insert(text.end(), word.begin(), word.end());
-    });
-    std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
-        return a.first != b.first ? a.first > b.first : a.second < b.second;
-    });
-    const std::size_t positions = text.size() - 4 * order.size() + order.size() + 1;
+    std::size_t first[66] = {};  // where the words of a frequency begin, the highest first
+    const auto place = [](std::uint64_t count) { return static_cast<std::size_t>(64 - std::bit_width(count)); };
+    for (const PieceCounter& part : words) {
+        part.each([&](std::string_view word, std::uint64_t count) {
+            if (word.size() < 2) return;
+            order.push_back({count, text.size(), static_cast<std::uint32_t>(word.size())});
+            text.insert(text.end(), word.begin(), word.end());
+            ++first[place(count) + 1];
+        });
+    }
+    for (std::size_t i = 1; i < std::size(first); ++i) first[i] += first[i - 1];
+    std::vector<Word> sorted(order.size());
+    for (const Word& word : order) sorted[first[place(word.count)]++] = word;
+    const std::size_t positions = text.size() + sorted.size() + 1;
     if (positions >= no_id)
         throw std::length_error("the distinct words of the text take " + std::to_string(positions) +
                                 " bytes; the limit is 4294967294; train on fewer characters");
     ids_.reserve(positions);
-    word_of_.reserve(positions);
+    count_at_.reserve(positions);
     ids_.push_back(boundary);
-    word_of_.push_back(0);
-    for (const auto& [count, at] : order) {
-        std::uint32_t size;
-        std::memcpy(&size, text.data() + at, sizeof size);
-        const std::uint32_t word = static_cast<std::uint32_t>(word_count_.size());
-        word_count_.push_back(static_cast<std::int64_t>(count));
-        for (std::uint32_t i = 0; i < size; ++i) ids_.push_back(static_cast<std::uint8_t>(text[at + sizeof size + i]));
+    count_at_.push_back(0);
+    for (const Word& word : sorted) {
+        if (word.count >= no_id)
+            throw std::length_error("a word of the text comes " + std::to_string(word.count) +
+                                    " times; the limit is 4294967294; train on fewer characters");
+        count_at_.insert(count_at_.end(), word.size + 1, static_cast<std::uint32_t>(word.count));
+        for (std::uint32_t i = 0; i < word.size; ++i) ids_.push_back(static_cast<std::uint8_t>(text[word.start + i]));
         ids_.push_back(boundary);
-        word_of_.insert(word_of_.end(), size + 1, word);
     }
 }
 
@@ -61,7 +69,7 @@ void MergeLearner::index_pairs() {
             pairs_.push_back({key >> 8, key & 255, 0, nullptr, 0});
         }
         Pair& pair = pairs_[pair_of[key]];
-        pair.count += word_count_[word_of_[at]];
+        pair.count += count_at_[at];
         ++pair.occurrences;
     });
     for (Pair& pair : pairs_) {
@@ -72,10 +80,7 @@ void MergeLearner::index_pairs() {
         Pair& pair = pairs_[pair_of[key]];
         pair.at[pair.occurrences++] = at;
     });
-    for (std::uint32_t i = 0; i < pairs_.size(); ++i) {
-        index_.insert(pairs_[i].left, pairs_[i].right, i);
-        push(i);
-    }
+    for (std::uint32_t i = 0; i < pairs_.size(); ++i) index_.insert(pairs_[i].left, pairs_[i].right, i);
 }
 
 bool MergeLearner::less(const Candidate& a, const Candidate& b) const {
@@ -85,21 +90,30 @@ bool MergeLearner::less(const Candidate& a, const Candidate& b) const {
 }
 
 void MergeLearner::push(std::uint32_t pair) {
-    if (pairs_[pair].count <= 0) return;
+    if (pairs_[pair].count < floor_) return;
     heap_.push_back({pairs_[pair].count, pair});
     std::push_heap(heap_.begin(), heap_.end(), [this](const auto& a, const auto& b) { return less(a, b); });
 }
 
+// The heap holds every pair whose count is at least `floor_`; most never get so far. When none is left, the floor sinks.
 // Counts only ever fall after a pair was pushed, so a candidate whose count is out of date goes back with the new one.
 std::uint32_t MergeLearner::next_pair() {
-    while (!heap_.empty()) {
-        std::pop_heap(heap_.begin(), heap_.end(), [this](const auto& a, const auto& b) { return less(a, b); });
-        const Candidate best = heap_.back();
-        heap_.pop_back();
-        if (best.count == pairs_[best.pair].count) return best.pair;
-        push(best.pair);
+    constexpr std::int64_t step = 8;
+    const auto order = [this](const auto& a, const auto& b) { return less(a, b); };
+    while (true) {
+        while (!heap_.empty()) {
+            std::pop_heap(heap_.begin(), heap_.end(), order);
+            const Candidate best = heap_.back();
+            heap_.pop_back();
+            if (best.count == pairs_[best.pair].count) return best.pair;
+            push(best.pair);
+        }
+        if (floor_ == 1) return no_id;
+        floor_ = std::max<std::int64_t>(floor_ / step, 1);
+        for (std::uint32_t i = 0; i < pairs_.size(); ++i)
+            if (pairs_[i].count >= floor_) heap_.push_back({pairs_[i].count, i});
+        std::make_heap(heap_.begin(), heap_.end(), order);
     }
-    return no_id;
 }
 
 MergeLearner::Neighbour& MergeLearner::Side::meet(Id id, Position at, std::int64_t weight) {
@@ -148,11 +162,11 @@ void MergeLearner::replace(const Pair& pair, Id merged) {
     for (Position i = 0; i < pair.occurrences; ++i) {
         if (i + ahead < pair.occurrences) {
             __builtin_prefetch(&ids_[pair.at[i + ahead]], 1);
-            __builtin_prefetch(&word_of_[pair.at[i + ahead]]);
+            __builtin_prefetch(&count_at_[pair.at[i + ahead]]);
         }
         const Position at = pair.at[i];
         if (ids_[at] != pair.left || ids_[at + left_size] != pair.right) continue;  // stale
-        const std::int64_t weight = word_count_[word_of_[at]];
+        const std::int64_t weight = count_at_[at];
         const Id before = ids_[at - 1], after = ids_[at + size];
         if (before != boundary) left_.meet(before, at - length_[before], weight);
         if (after != boundary) right_.meet(after, at, weight);

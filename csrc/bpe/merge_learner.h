@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -18,7 +19,8 @@ namespace pynanochat::bpe {
 // the lists of the pairs that the new token forms, all of them new, so each is allocated once at its size.
 class MergeLearner {
   public:
-    explicit MergeLearner(const PieceCounter& words);
+    // `words` are counted together; no word may be in two of them.
+    explicit MergeLearner(std::span<const PieceCounter> words);
 
     // The next merge, or false if no pair is left.
     bool step();
@@ -51,7 +53,7 @@ class MergeLearner {
         Neighbour& meet(Id id, Position at, std::int64_t weight);
     };
 
-    void lay_out(const PieceCounter& words);
+    void lay_out(std::span<const PieceCounter> words);
     void index_pairs();
     std::uint32_t next_pair();
     void replace(const Pair& pair, Id merged);
@@ -61,12 +63,12 @@ class MergeLearner {
     bool less(const Candidate& a, const Candidate& b) const;
 
     std::vector<Id> ids_;
-    std::vector<std::uint32_t> word_of_;
-    std::vector<std::int64_t> word_count_;
+    std::vector<std::uint32_t> count_at_;  // of the word, by position
     std::vector<Position> length_;  // bytes, by id
     std::vector<Pair> pairs_;
     PairTable index_;  // (left, right) -> index into pairs_
     std::vector<Candidate> heap_;
+    std::int64_t floor_ = std::int64_t{1} << 62;
     Side left_, right_;
     std::vector<std::pair<Id, Id>> merges_;
 };

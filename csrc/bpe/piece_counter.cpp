@@ -25,7 +25,8 @@ void PieceCounter::add_text(std::string_view text) {
                 __builtin_prefetch(&short_[hashes[short_pieces] & (short_.size() - 1)], 1);
                 ++short_pieces;
             } else {
-                count_long({reinterpret_cast<const char*>(p), size}, 1);
+                const std::string_view piece(reinterpret_cast<const char*>(p), size);
+                count_long(piece, hash_bytes(piece), 1);
             }
             p = ends[i];
         }
@@ -33,11 +34,15 @@ void PieceCounter::add_text(std::string_view text) {
     }
 }
 
-void PieceCounter::add(const PieceCounter& other) {
-    for (const Short& entry : other.short_)
-        if (entry.count) count_short(entry.key, entry.key.hash(), entry.count);
+void PieceCounter::add(const PieceCounter& other, std::size_t part, std::size_t parts) {
+    const auto mine = [=](std::uint64_t hash) { return (hash >> 32) % parts == part; };  // tables use the low bits
+    for (const Short& entry : other.short_) {
+        if (!entry.count) continue;
+        if (const std::uint64_t hash = entry.key.hash(); mine(hash)) count_short(entry.key, hash, entry.count);
+    }
     for (const Long& entry : other.long_)
-        if (entry.count) count_long({other.arena_.data() + entry.offset, entry.size}, entry.count);
+        if (entry.count && mine(entry.hash))
+            count_long({other.arena_.data() + entry.offset, entry.size}, entry.hash, entry.count);
 }
 
 void PieceCounter::count_short(const PieceKey& key, std::uint64_t hash, std::uint64_t count) {
@@ -53,8 +58,7 @@ void PieceCounter::count_short(const PieceKey& key, std::uint64_t hash, std::uin
     if (++short_used_ * 2 > short_.size()) grow_short();
 }
 
-void PieceCounter::count_long(std::string_view piece, std::uint64_t count) {
-    const std::uint64_t hash = hash_bytes(piece);
+void PieceCounter::count_long(std::string_view piece, std::uint64_t hash, std::uint64_t count) {
     const std::size_t mask = long_.size() - 1;
     std::size_t i = hash & mask;
     for (; long_[i].count; i = (i + 1) & mask) {

@@ -16,7 +16,8 @@ class PieceCounter {
     PieceCounter();
 
     void add_text(std::string_view text);  // valid UTF-8; its pieces count once each
-    void add(const PieceCounter& other);
+    // Adds those words of `other` that fall, by their hashes, into part `part` of `parts`.
+    void add(const PieceCounter& other, std::size_t part, std::size_t parts);
 
     std::size_t size() const { return short_used_ + long_used_; }
 
@@ -42,7 +43,7 @@ class PieceCounter {
         std::uint64_t hash, offset, size, count;
     };
     void count_short(const PieceKey& key, std::uint64_t hash, std::uint64_t count);
-    void count_long(std::string_view piece, std::uint64_t count);
+    void count_long(std::string_view piece, std::uint64_t hash, std::uint64_t count);
     void grow_short();
     void grow_long();
 

@@ -35,7 +35,7 @@ SPECIAL_TOKENS = (
     "<|output_start|>",
     "<|output_end|>",
 )
-_BATCH_CHARACTERS = 4_000_000  # text held at one time while training
+_BATCH_CHARACTERS = 16_000_000  # text held at one time while training, twice
 
 
 class Tokenizer:
