@@ -37,6 +37,19 @@ bpe::Pattern pattern_named(const std::string& name) {
     throw py::value_error("there is no pattern named " + name);
 }
 
+// Calls use(ids) with what `ids` holds: uint32 or int32 as they lie in an array, anything else as int64.
+template <class Use>
+auto with_ids(const py::handle& ids, Use use) {
+    const auto as = [&]<class Int>() {
+        using Array = py::array_t<Int, py::array::c_style | py::array::forcecast>;
+        const Array array(py::reinterpret_borrow<py::object>(ids));
+        return use(std::span<const Int>(array.data(), static_cast<std::size_t>(array.size())));
+    };
+    if (py::isinstance<py::array_t<std::uint32_t>>(ids)) return as.template operator()<std::uint32_t>();
+    if (py::isinstance<py::array_t<std::int32_t>>(ids)) return as.template operator()<std::int32_t>();
+    return as.template operator()<std::int64_t>();
+}
+
 class PyEncoder {
   public:
     PyEncoder(const std::vector<py::bytes>& tokens, const std::map<Id, std::string>& special,
@@ -95,11 +108,31 @@ class PyEncoder {
         return py::make_tuple(ids, offsets);
     }
 
-    // `ids` is an array of uint32, int32 or int64; any other is read as int64.
-    py::bytes decode(const py::array& ids) const {
-        if (py::isinstance<py::array_t<std::uint32_t>>(ids)) return decode_as<std::uint32_t>(ids);
-        if (py::isinstance<py::array_t<std::int32_t>>(ids)) return decode_as<std::int32_t>(ids);
-        return decode_as<std::int64_t>(ids);
+    py::bytes decode(const py::object& ids) const {
+        return with_ids(ids, [this](auto span) {
+            const std::size_t size = decoder_->size(span);
+            PyObject* const bytes = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
+            if (!bytes) throw py::error_already_set();
+            decoder_->write(span, {PyBytes_AS_STRING(bytes), size});
+            return py::reinterpret_steal<py::bytes>(bytes);
+        });
+    }
+
+    // The str of each of `batch`; what is not UTF-8 becomes U+FFFD.
+    py::list decode_batch(const py::iterable& batch) const {
+        std::vector<char> text;
+        py::list result;
+        for (const py::handle ids : batch) {
+            with_ids(ids, [&](auto span) {
+                const std::size_t size = decoder_->size(span);
+                if (text.size() < size) text.resize(2 * size);
+                decoder_->write(span, {text.data(), size});
+                PyObject* const str = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(size), "replace");
+                if (!str) throw py::error_already_set();
+                result.append(py::reinterpret_steal<py::object>(str));
+            });
+        }
+        return result;
     }
 
     // The two ids that merge into each id; None where there are none.
@@ -133,16 +166,6 @@ class PyEncoder {
             all.sizes[i] = ids.size();
         });
         return all;
-    }
-
-    template <class Int>
-    py::bytes decode_as(const py::array_t<Int, py::array::c_style | py::array::forcecast>& array) const {
-        const std::span<const Int> ids(array.data(), static_cast<std::size_t>(array.size()));
-        const std::size_t size = decoder_->size(ids);
-        PyObject* const bytes = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
-        if (!bytes) throw py::error_already_set();
-        decoder_->write(ids, {PyBytes_AS_STRING(bytes), size});
-        return py::reinterpret_steal<py::bytes>(bytes);
     }
 
     bpe::IdBuffer run(const py::str& text) const {
@@ -217,6 +240,7 @@ void bind_bpe(py::module_& module) {
         .def("encode_batch", &PyEncoder::encode_batch, py::arg("texts"), py::arg("threads"))
         .def("encode_flat", &PyEncoder::encode_flat, py::arg("texts"), py::arg("threads"))
         .def("decode", &PyEncoder::decode, py::arg("ids"))
+        .def("decode_batch", &PyEncoder::decode_batch, py::arg("batch"))
         .def("parts", &PyEncoder::parts)
         .def_property_readonly("regular", &PyEncoder::regular);
 

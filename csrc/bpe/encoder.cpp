@@ -1,8 +1,8 @@
-// Warm on 8 MB of English, one thread of a Zen 5 core: 513 MB/s with a branch for each of the two places of a piece, 620
-// without one, 710 with twice as many places (four times as many: less), 820 with all ids of a piece read at once, 840
-// without storing hashes. Without the prefetch 790. Pieces of 16 bytes and more looked up in a pass of their own, Hindi:
-// 490 to 770 MB/s. Tokens matched from left to right instead of merged, seen for the first time: Chinese 18 to 59 MB/s,
-// English 230 to 290.
+// Warm on 8 MB of English, one thread of a Zen 5 core: 513 MB/s with a branch for each of the two places of a piece,
+// 620 without one, 710 with twice as many places (four times as many: less), 820 with all ids of a piece read at once,
+// 840 without storing hashes. Without the prefetch 790. Pieces of 16 bytes and more looked up in a pass of their own,
+// Hindi: 490 to 770 MB/s. Tokens matched from left to right instead of merged, seen for the first time: Chinese 18 to
+// 59 MB/s, English 230 to 290. Tried and dropped: hoisting what the passes read of the cache, blocks of 128 and 512.
 #include "bpe/encoder.h"
 
 #include <algorithm>
@@ -63,6 +63,7 @@ std::size_t Encoder::merge(std::string_view piece, std::uint64_t hash, Id* out, 
 std::size_t Encoder::encode_rare(std::string_view piece, const PieceKey& key, Id* out, Workspace& workspace) const {
     const bool is_short = piece.size() <= PieceKey::max_size;
     const std::uint64_t hash = is_short ? key.hash() : hash_bytes(piece);
+    workspace.long_pieces.prefetch_slots(hash);
     if (is_short) {
         ShortCache::Ids copy;
         if (const auto* const hit = workspace.short_pieces.find_other(hash, key, copy)) {

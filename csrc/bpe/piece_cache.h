@@ -53,13 +53,31 @@ class ShortCache {
     };
     static_assert(sizeof(Set) == 64 && id_bits == 24);
 
-    ShortCache() : sets_(static_cast<Set*>(std::aligned_alloc(huge_page, set_count * sizeof(Set)))) {
-        if (!sets_) throw std::bad_alloc();
+    ShortCache() {
+        constexpr std::size_t size = set_count * sizeof(Set);
 #ifdef __linux__
-        madvise(static_cast<void*>(sets_.get()), set_count * sizeof(Set), MADV_HUGEPAGE);  // spares the TLB
+        // Fresh memory is zero without being written; in huge pages it spares the TLB.
+        mapping_ = mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapping_ == MAP_FAILED) throw std::bad_alloc();
+        const std::size_t address = reinterpret_cast<std::size_t>(mapping_);
+        sets_ = reinterpret_cast<Set*>((address + huge_page - 1) / huge_page * huge_page);
+        madvise(static_cast<void*>(sets_), size, MADV_HUGEPAGE);
+#else
+        mapping_ = std::aligned_alloc(huge_page, size);
+        if (!mapping_) throw std::bad_alloc();
+        std::memset(mapping_, 0, size);
+        sets_ = static_cast<Set*>(mapping_);
 #endif
-        std::memset(static_cast<void*>(sets_.get()), 0, set_count * sizeof(Set));
     }
+    ~ShortCache() {
+#ifdef __linux__
+        munmap(mapping_, set_count * sizeof(Set) + huge_page);
+#else
+        std::free(mapping_);
+#endif
+    }
+    ShortCache(const ShortCache&) = delete;
+    ShortCache& operator=(const ShortCache&) = delete;
 
     Set& set(std::uint64_t hash) { return sets_[hash & (set_count - 1)]; }
     Set& other_set(std::uint64_t hash) { return sets_[hash >> 32 & (set_count - 1)]; }
@@ -109,10 +127,8 @@ class ShortCache {
 
     static constexpr std::size_t set_count = capacity / 2;  // 8 MiB
     static constexpr std::size_t huge_page = std::size_t{1} << 21;
-    struct Free {
-        void operator()(Set* sets) const { std::free(sets); }
-    };
-    std::unique_ptr<Set[], Free> sets_;
+    void* mapping_;
+    Set* sets_;
     std::uint32_t moves_ = 0;
 };
 

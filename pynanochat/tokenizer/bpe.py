@@ -165,23 +165,23 @@ class Tokenizer:
     def decode(self, ids) -> str:
         """The text of `ids` (ints, special tokens by name); bytes that are not UTF-8 become U+FFFD. See StreamDecoder
         for ids that come one by one. Raises UsageError for an id outside the vocabulary."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        return self.decode_batch([ids])[0]
+
+    def decode_batch(self, batch: Iterable) -> list[str]:
+        """The text of each sequence of ids, as decode gives it. Arrays of uint32 and int32 are read in place."""
+        return self._decode(self._core.decode_batch, batch)
 
     def decode_bytes(self, ids) -> bytes:
         """The bytes of `ids`: exactly the UTF-8 of the text that was encoded."""
-        ids = np.asarray(ids)
-        if ids.dtype != np.uint32 and ids.dtype != np.int32:
-            ids = ids.astype(np.int64, copy=False)
+        return self._decode(self._core.decode, ids)
+
+    def _decode(self, decode, ids):
         try:
-            return self._core.decode(ids.reshape(-1))
+            return decode(ids)
         except IndexError as error:
             raise UsageError(
                 f"id {error} is not in the vocabulary of {len(self)}; decode with the tokenizer that encoded"
             ) from None
-
-    def decode_batch(self, batch: Iterable) -> list[str]:
-        """The text of each sequence of ids, as decode gives it."""
-        return [self.decode(ids) for ids in batch]
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes of one token; for a special token, its name."""
