@@ -14,9 +14,15 @@ using Tokens = py::array_t<Packer::Token, py::array::c_style | py::array::forcec
 
 // `first` and each of `documents` (uint32 or int32 arrays) as documents.
 void add(Packer& packer, Packer::Token first, const py::iterable& documents) {
+    using Ids = py::array_t<std::uint32_t, py::array::c_style>;
     for (const py::handle document : documents) {
-        const Tokens tokens = py::reinterpret_borrow<py::object>(document).attr("view")("int32");
-        packer.add(first, {tokens.data(), static_cast<std::size_t>(tokens.size())});
+        if (py::isinstance<Ids>(document)) {
+            const auto ids = py::reinterpret_borrow<Ids>(document);
+            packer.add(first, {reinterpret_cast<const Packer::Token*>(ids.data()), static_cast<std::size_t>(ids.size())});
+        } else {
+            const Tokens tokens(py::reinterpret_borrow<py::object>(document));
+            packer.add(first, {tokens.data(), static_cast<std::size_t>(tokens.size())});
+        }
     }
 }
 
