@@ -4,6 +4,7 @@
 namespace pynanochat {
 
 void bind_bpe(py::module_&) {}
+void bind_data(py::module_&) {}
 void bind_cpu(py::module_&) {}
 
 }  // namespace pynanochat
