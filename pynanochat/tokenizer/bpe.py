@@ -143,7 +143,7 @@ class Tokenizer:
     def encode_batch(self, texts: Iterable[str], threads: int | None = None) -> list[np.ndarray]:
         """The ids of each text as uint32 arrays, worked out on `threads` threads (default: every processor).
 
-        texts: an iterable of str, or a column of strings of pyarrow, polars or any other Arrow library, whose memory is
+        texts: an iterable of str, or a column of strings of an Arrow library such as pyarrow, whose memory is
         read in place. Raises UsageError for a column that holds a null or bytes that are not UTF-8.
         """
         return self._encode(self._core.encode_batch, texts, threads)

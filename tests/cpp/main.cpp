@@ -16,6 +16,8 @@ void decoder_inverts_and_refuses();
 void trainer_equals_naive_training();
 void trainer_does_not_depend_on_threads();
 void trainer_passes_exceptions_on();
+void packer_equals_naive_packing();
+void utf8_ends_where_it_is_malformed();
 }  // namespace pynanochat::test
 
 int main() {
@@ -39,6 +41,8 @@ int main() {
         TEST(trainer_equals_naive_training),
         TEST(trainer_does_not_depend_on_threads),
         TEST(trainer_passes_exceptions_on),
+        TEST(packer_equals_naive_packing),
+        TEST(utf8_ends_where_it_is_malformed),
 #undef TEST
     };
     int failed = 0;

@@ -10,6 +10,7 @@ from pynanochat.engine.sampling import Sampling
 from pynanochat.engine.scheduler import Scheduler
 from pynanochat.errors import CheckpointError, UsageError
 from tests.engine.fakes import ByteTokenizer, Scripted, small_model
+from tests.engine.scheduling import naive
 
 TOKENIZER = ByteTokenizer()
 VARIANTS = {
@@ -20,14 +21,6 @@ VARIANTS = {
     "no smear": {"smear": False},
     "windows": {"sequence_len": 512, "window_pattern": "S"},
 }
-
-
-def naive(model, prompt, count):
-    ids = list(prompt)
-    with torch.inference_mode():
-        for _ in range(count):
-            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-    return ids[len(prompt) :]
 
 
 def prompt_of(length, seed=0):
