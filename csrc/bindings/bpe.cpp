@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -22,13 +23,14 @@ namespace {
 
 using bpe::Id;
 
-// An array of `size` ids that owns them.
-py::array_t<Id> to_array(std::unique_ptr<Id[]> ids, std::size_t size) {
-    if (!ids) ids.reset(new Id[1]);  // a capsule must hold something
-    Id* const data = ids.get();
-    const py::capsule owner(data, [](void* held) { delete[] static_cast<Id*>(held); });
-    ids.release();
-    return py::array_t<Id>(static_cast<py::ssize_t>(size), data, owner);
+// An array of `size` values that owns them.
+template <class T>
+py::array_t<T> to_array(bpe::Memory<T> values, std::size_t size) {
+    if (!values) values = bpe::allocate<T>(0);  // a capsule must hold something
+    T* const data = values.get();
+    const py::capsule owner(data, [](void* held) { bpe::Freed()(held); });
+    static_cast<void>(values.release());
+    return py::array_t<T>(static_cast<py::ssize_t>(size), data, owner);
 }
 
 bpe::Pattern pattern_named(const std::string& name) {
@@ -151,17 +153,17 @@ class PyEncoder {
 
   private:
     struct Encoded {
-        std::vector<std::unique_ptr<Id[]>> ids;
+        std::vector<bpe::Memory<Id>> ids;
         std::vector<std::size_t> sizes;
         std::size_t size() const { return sizes.size(); }
     };
 
     Encoded run(const Texts& texts, unsigned threads) const {
         const std::size_t count = texts.views().size();
-        Encoded all{std::vector<std::unique_ptr<Id[]>>(count), std::vector<std::size_t>(count)};
+        Encoded all{std::vector<bpe::Memory<Id>>(count), std::vector<std::size_t>(count)};
         const py::gil_scoped_release release;
         encoder_->encode_batch(texts.views(), threads, [&](std::size_t i, std::span<const Id> ids) {
-            all.ids[i].reset(new Id[ids.size()]);
+            all.ids[i] = bpe::allocate<Id>(ids.size());
             std::copy(ids.begin(), ids.end(), all.ids[i].get());
             all.sizes[i] = ids.size();
         });
@@ -209,18 +211,23 @@ py::array_t<std::int64_t> split(const py::str& text, const std::string& method, 
     const Texts texts(text);
     const auto* const begin = reinterpret_cast<const bpe::Byte*>(texts.views()[0].data());
     const bpe::Byte* const end = begin + texts.views()[0].size();
-    std::vector<std::int64_t> result;
-    const bpe::Byte* block[256];
-    for (const bpe::Byte* p = begin; p < end; p = begin + result.back()) {
-        if (method == "scalar") {
-            result.push_back(bpe::piece_end(p, end, splitting) - begin);
-            continue;
-        }
-        const std::size_t n = method == "portable" ? bpe::split_portable(p, end, block, 256, splitting)
-                                                   : bpe::split(p, end, block, 256, splitting);
-        for (std::size_t i = 0; i < n; ++i) result.push_back(block[i] - begin);
+    constexpr std::size_t most = 256;
+    const bpe::Byte* block[most];
+    bpe::GrowingBuffer<std::int64_t> ends;
+    for (const bpe::Byte* p = begin; p < end;) {
+        std::size_t count = 1;
+        if (method == "scalar")
+            block[0] = bpe::piece_end(p, end, splitting);
+        else if (method == "portable")
+            count = bpe::split_portable(p, end, block, most, splitting);
+        else
+            count = bpe::split(p, end, block, most, splitting);
+        std::transform(block, block + count, ends.reserve(count), [&](const bpe::Byte* at) { return at - begin; });
+        ends.advance(count);
+        p = block[count - 1];
     }
-    return py::array_t<std::int64_t>(static_cast<py::ssize_t>(result.size()), result.data());
+    const std::size_t size = ends.size();
+    return to_array(ends.release(), size);
 }
 
 }  // namespace

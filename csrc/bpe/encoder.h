@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bpe/growing_buffer.h"
 #include "bpe/matcher.h"
 #include "bpe/merge.h"
 #include "bpe/piece_cache.h"
@@ -18,29 +19,7 @@
 
 namespace pynanochat::bpe {
 
-// A growing run of ids whose new memory is not set to zero first.
-class IdBuffer {
-  public:
-    // Room for `more` ids at the end.
-    Id* reserve(std::size_t more) {
-        if (size_ + more > capacity_) grow(size_ + more);
-        return data_.get() + size_;
-    }
-    void advance(std::size_t n) { size_ += n; }
-    void clear() { size_ = 0; }
-    std::size_t size() const { return size_; }
-    const Id* data() const { return data_.get(); }
-    // Hands the memory over; the run is empty then.
-    std::unique_ptr<Id[]> release() {
-        size_ = capacity_ = 0;
-        return std::move(data_);
-    }
-
-  private:
-    void grow(std::size_t needed);
-    std::unique_ptr<Id[]> data_;
-    std::size_t size_ = 0, capacity_ = 0;
-};
+using IdBuffer = GrowingBuffer<Id>;
 
 // Safe to use from several threads at once; each call borrows a workspace (caches of pieces and scratch memory,
 // up to 28 MiB) and gives it back, so there are as many workspaces as there ever were calls at one time.

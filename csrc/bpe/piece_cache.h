@@ -2,20 +2,13 @@
 // pieces, where nearly all of the text is found, and one for the longer rest.
 #pragma once
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <span>
 #include <string_view>
-#include <vector>
 
+#include "bpe/fresh_memory.h"
 #include "bpe/piece_key.h"
 #include "bpe/vocabulary.h"
 
@@ -52,32 +45,6 @@ class ShortCache {
         Ids ids[2];
     };
     static_assert(sizeof(Set) == 64 && id_bits == 24);
-
-    ShortCache() {
-        constexpr std::size_t size = set_count * sizeof(Set);
-#ifdef __linux__
-        // Fresh memory is zero without being written; in huge pages it spares the TLB.
-        mapping_ = mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (mapping_ == MAP_FAILED) throw std::bad_alloc();
-        const std::size_t address = reinterpret_cast<std::size_t>(mapping_);
-        sets_ = reinterpret_cast<Set*>((address + huge_page - 1) / huge_page * huge_page);
-        madvise(static_cast<void*>(sets_), size, MADV_HUGEPAGE);
-#else
-        mapping_ = std::aligned_alloc(huge_page, size);
-        if (!mapping_) throw std::bad_alloc();
-        std::memset(mapping_, 0, size);
-        sets_ = static_cast<Set*>(mapping_);
-#endif
-    }
-    ~ShortCache() {
-#ifdef __linux__
-        munmap(mapping_, set_count * sizeof(Set) + huge_page);
-#else
-        std::free(mapping_);
-#endif
-    }
-    ShortCache(const ShortCache&) = delete;
-    ShortCache& operator=(const ShortCache&) = delete;
 
     Set& set(std::uint64_t hash) { return sets_[hash & (set_count - 1)]; }
     Set& other_set(std::uint64_t hash) { return sets_[hash >> 32 & (set_count - 1)]; }
@@ -126,9 +93,7 @@ class ShortCache {
     }
 
     static constexpr std::size_t set_count = capacity / 2;  // 8 MiB
-    static constexpr std::size_t huge_page = std::size_t{1} << 21;
-    void* mapping_;
-    Set* sets_;
+    FreshMemory<Set> sets_{set_count};
     std::uint32_t moves_ = 0;
 };
 
@@ -138,13 +103,11 @@ class LongCache {
   public:
     static constexpr std::size_t max_size = 255;
 
-    LongCache() : pairs_(pair_count), ring_(new Id[ring_words]) {}
-
     void prefetch_slots(std::uint64_t hash) const { __builtin_prefetch(&pairs_[hash & (pair_count - 1)]); }
 
     void prefetch_record(std::uint64_t hash) const {
         const Pair& pair = pairs_[hash & (pair_count - 1)];
-        const Id* const record = ring_.get() + pair.slot[pair.slot[0].hash != hash].at % ring_words;
+        const Id* const record = ring_.data() + pair.slot[pair.slot[0].hash != hash].at % ring_words;
         __builtin_prefetch(record);
         __builtin_prefetch(record + 16);
     }
@@ -154,7 +117,7 @@ class LongCache {
         const Pair& pair = pairs_[hash & (pair_count - 1)];
         const Slot& slot = pair.slot[pair.slot[0].hash != hash];
         if (slot.hash != hash || head_ - slot.at > ring_words) return {};
-        const Id* const record = ring_.get() + slot.at % ring_words;
+        const Id* const record = ring_.data() + slot.at % ring_words;
         const std::size_t size = record[0] & 255, count = record[0] >> 8;
         if (size != piece.size() || std::memcmp(record + 1 + count, piece.data(), size) != 0) return {};
         return {record + 1, count};
@@ -163,7 +126,7 @@ class LongCache {
     void insert(std::string_view piece, std::uint64_t hash, std::span<const Id> ids) {
         const std::size_t words = 1 + ids.size() + (piece.size() + 3) / 4;
         if (head_ % ring_words + words > ring_words) head_ += ring_words - head_ % ring_words;
-        Id* const record = ring_.get() + head_ % ring_words;
+        Id* const record = ring_.data() + head_ % ring_words;
         record[0] = static_cast<Id>(ids.size() << 8 | piece.size());
         std::memcpy(record + 1, ids.data(), ids.size() * sizeof(Id));
         std::memcpy(record + 1 + ids.size(), piece.data(), piece.size());
@@ -182,8 +145,8 @@ class LongCache {
     struct alignas(32) Pair {
         Slot slot[2];
     };
-    std::vector<Pair> pairs_;
-    std::unique_ptr<Id[]> ring_;  // not set to zero: no slot points to what was not written
+    FreshMemory<Pair> pairs_{pair_count};
+    FreshMemory<Id> ring_{ring_words};
     std::uint64_t head_ = 2 * ring_words;  // so that empty slots are void
 };
 
