@@ -4,10 +4,13 @@
 """
 
 import contextlib
+import importlib
 import importlib.machinery
 import importlib.util
 
-from pynanochat.ops import linear_softcap_cross_entropy_gpu, rotary_qk_norm_gpu
+# The ops that have a CUDA kernel in csrc/cuda, and their glue.
+OPS = ("linear_softcap_cross_entropy", "rotary_qk_norm")
+GLUE = [importlib.import_module(f"pynanochat.ops.{op}_gpu") for op in OPS]
 
 
 class OnGpu:
@@ -44,6 +47,6 @@ def load(path):
 
 def install(path):
     extension = load(path)
-    for glue in (rotary_qk_norm_gpu, linear_softcap_cross_entropy_gpu):
+    for glue in GLUE:
         glue._C = extension
         glue.cuda_stream = lambda op, tensor: contextlib.nullcontext(0)
