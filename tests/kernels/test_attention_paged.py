@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pynanochat.bench import bench_attention_paged as bench
 from pynanochat.ops import attention_paged
-from pynanochat.ops import attention_paged_gpu as gpu
 from pynanochat.ops.attention_paged import attention_paged_reference
+from pynanochat.ops.backends import implementations
 
 OP = "attention_paged"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -43,7 +43,7 @@ def doubles(inputs):
 
 def check(backend, no_worse, inputs):
     before = [x.clone() for x in inputs[:6]]
-    ours = getattr(gpu, backend)(*inputs)
+    ours = implementations(OP)[backend](*inputs)
     assert ours.is_contiguous()
     no_worse("out", ours, attention_paged_reference(*inputs), attention_paged_reference(*doubles(inputs)))
     assert all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(before, inputs[:6], strict=True))
@@ -58,17 +58,17 @@ def test_shapes_and_dtypes(backend, device, no_worse, case, dtype):
 @pytest.mark.parametrize("case", ["several queries", "decode in a window"])
 def test_table_entries_that_are_not_needed_may_be_anything(backend, device, case):
     inputs = make(CASES[case], torch.float32, device)
-    expected = getattr(gpu, backend)(*inputs)
+    expected = implementations(OP)[backend](*inputs)
     assert (inputs[3] == -1).any()
     inputs[3] = torch.where(inputs[3] == -1, 2**62, inputs[3])
-    assert torch.equal(getattr(gpu, backend)(*inputs), expected) and expected.isfinite().all()
+    assert torch.equal(implementations(OP)[backend](*inputs), expected) and expected.isfinite().all()
 
 
 def test_tables_longer_than_any_row(backend, device, no_worse):
     """As a CUDA graph has them: the splits are for more tokens than there are, so most of them are empty."""
     q, k, v, tables, *rest = make(CASES["decode"], torch.float32, device)
     longer = torch.cat([tables, torch.full((2, 40), -1, device=device)], dim=1)
-    ours = getattr(gpu, backend)(q, k, v, longer, *rest)
+    ours = implementations(OP)[backend](q, k, v, longer, *rest)
     inputs = (q, k, v, tables, *rest)
     no_worse("out", ours, attention_paged_reference(*inputs), attention_paged_reference(*doubles(inputs)))
 
@@ -77,7 +77,7 @@ def test_rows_that_only_fill_a_graph_give_zeros(backend, device):
     q, k, v, tables, starts, lengths, *rest = make(CASES["decode"], torch.float32, device)
     lengths[0] = 0
     for columns in (tables, torch.cat([tables, torch.full((2, 40), -1, device=device)], dim=1)):
-        out = getattr(gpu, backend)(q, k, v, columns, starts, lengths, *rest)
+        out = implementations(OP)[backend](q, k, v, columns, starts, lengths, *rest)
         assert not out[0].any() and out[1].any() and out.isfinite().all()
 
 
@@ -97,12 +97,12 @@ def test_large_scores_stay_finite(backend, device, no_worse):
     q, k, v, *rest = make(CASES["one long row"], torch.float32, device)
     inputs = [q * 8, k * 8, v, *rest]
     theirs, truth = attention_paged_reference(*inputs), attention_paged_reference(*doubles(inputs))
-    no_worse("out", getattr(gpu, backend)(*inputs), theirs, truth, largest_logit=300.0)
+    no_worse("out", implementations(OP)[backend](*inputs), theirs, truth, largest_logit=300.0)
 
 
 def test_no_queries(backend, device):
     q, k, v, tables, starts, lengths, _, window = make(CASES["decode"], torch.float32, device)
-    assert getattr(gpu, backend)(q[:0], k, v, tables, 0 * starts, lengths, 0, window).shape == (0, 2, 32)
+    assert implementations(OP)[backend](q[:0], k, v, tables, 0 * starts, lengths, 0, window).shape == (0, 2, 32)
 
 
 class _Asks(TorchDispatchMode):
@@ -120,7 +120,7 @@ def test_asks_no_tensor_for_its_value(backend, device, monkeypatch, case, kernel
     """Twice over: no operation that waits is called, and the glue and launcher work on tensors that have no values."""
     inputs = make(CASES[case], torch.float32, device)
     with _Asks():
-        getattr(gpu, backend)(*inputs)
+        implementations(OP)[backend](*inputs)
     if backend == "triton":
         from pynanochat.kernels import attention_paged as kernel
 
@@ -170,7 +170,7 @@ def test_names_what_is_wrong(backend, device, changed, message):
     names = ("q", "k_pages", "v_pages", "tables", "starts", "lengths", "longest", "window")
     inputs = dict(zip(names, make(CASES["several queries"], torch.float32, device), strict=True))
     with pytest.raises(ValueError, match=message):
-        getattr(gpu, backend)(**inputs | {name: x.to(device) for name, x in changed.items()})
+        implementations(OP)[backend](**inputs | {name: x.to(device) for name, x in changed.items()})
 
 
 @pytest.mark.gpu
@@ -182,7 +182,7 @@ def test_real_sizes(backend, no_worse, case):
 @pytest.mark.gpu
 def test_a_cuda_graph_follows_the_lengths(backend, no_worse):
     """Captured once, replayed with other lengths, tables and queries in the same tensors; nothing waits for the GPU."""
-    run = functools.partial(getattr(gpu, backend), longest=1, window=-1)
+    run = functools.partial(implementations(OP)[backend], longest=1, window=-1)
     inputs = make(([(1, 700), (1, 300)], 6, 6, 128, 16, -1), torch.bfloat16, "cuda")[:6]
     run(*inputs)  # compiles
     torch.cuda.set_sync_debug_mode("error")

@@ -12,14 +12,16 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from pynanochat.kernels import attention_paged as paged  # noqa: E402
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
+from pynanochat.kernels import sample_tokens as sampling  # noqa: E402
 
 WHOLE = ("x0", "w0", "channels", "q0", "q1", "k0", "k1", "k2", "v0", "v1", "v2")  # multiples of 16
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
 POINTERS = {  # by argument; x, weight and the like are of the kernel's dtype
     **dict.fromkeys(("cos", "sin", "losses", "token_scale", "partial", "picked"), "*fp32"),
     "targets": "*i64",
-    **dict.fromkeys(("lse",), "*fp32"),
-    **dict.fromkeys(("tables", "starts", "lengths"), "*i64"),
+    **dict.fromkeys(("lse", "logits"), "*fp32"),
+    **dict.fromkeys(("tables", "starts", "lengths", "top_k", "drawn"), "*i64"),
+    **dict.fromkeys(("weights", "temperature", "top_p", "min_p", "number"), "*fp64"),
     **dict.fromkeys(("scale", "eps", "softcap"), "fp32"),
 }
 OF_DTYPE = ("v", "out", "q", "grad_q", "out_q", "k", "grad_k", "out_k", "products", "x", "weight")
@@ -58,6 +60,7 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
         4,
         "ex2",
     ),
+    "sample": (sampling.sample_kernel, {"BLOCK": sampling.BLOCK, "stride": 1}, "fp32", 16, "fma.rn.f64"),
     "losses fp32": (cross_entropy.losses_kernel, {**cross_entropy.tiles(torch.float32), **DENSE}, "fp32", 8, "fma"),
 }
 
