@@ -10,6 +10,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
+from pynanochat.kernels import rms_norm  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
@@ -19,9 +20,14 @@ POINTERS = {  # by argument; x, weight and the like are of the kernel's dtype
     **dict.fromkeys(("scale", "eps", "softcap"), "fp32"),
 }
 OF_DTYPE = ("q", "grad_q", "out_q", "k", "grad_k", "out_k", "products", "x", "weight")
+OF_DTYPE += ("residual", "total", "out", "grad", "grad_total", "dx")
+STRIDES = ("columns", "r0", "g0", "t0")  # of rows that begin on 16 elements
 ROTARY = {"D": 128, "PAIRS": 64, "HEADS": rotary.HEADS_AT_ONCE}
 ROWS = {"BLOCK": cross_entropy.ROW_BLOCK}
 DENSE = {"x1": 1, "w1": 1}
+NORM = {**rms_norm.tile(1536), "x1": 1, "r1": 1}
+NORM_BACK = {**rms_norm.tile(1536), "g1": 1, "x1": 1, "t1": 1}
+WIDE = rms_norm.tile(9000)
 KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 must hold
     "rotary forward": (rotary.rotate_norm_kernel, {**ROTARY, "BACKWARD": False}, "bf16", 4, "sqrt"),
     "rotary backward": (rotary.rotate_norm_kernel, {**ROTARY, "BACKWARD": True}, "bf16", 4, "sqrt"),
@@ -29,13 +35,18 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
     "rows": (cross_entropy.rows_kernel, {**ROWS, "GRADIENT": False}, "bf16", 8, "ex2"),
     "losses": (cross_entropy.losses_kernel, {**cross_entropy.tiles(torch.bfloat16), **DENSE}, "bf16", 8, "wgmma"),
     "losses fp32": (cross_entropy.losses_kernel, {**cross_entropy.tiles(torch.float32), **DENSE}, "fp32", 8, "fma"),
+    "norm": (rms_norm.forward_kernel, {**NORM, "RESIDUAL": False}, "bf16", 4, "ld.global.*v4"),
+    "norm of a sum": (rms_norm.forward_kernel, {**NORM, "RESIDUAL": True}, "bf16", 4, "ld.global.*v4"),
+    "wide norm of a sum": (rms_norm.forward_kernel, {**NORM, **WIDE, "RESIDUAL": True}, "bf16", 4, "ld.global.*v4"),
+    "norm backward": (rms_norm.backward_kernel, {**NORM_BACK, "ADD": True}, "bf16", 4, "ld.global.*v4"),
+    "wide norm backward": (rms_norm.backward_kernel, {**NORM_BACK, **WIDE, "ADD": True}, "bf16", 4, "ld.global.*v4"),
 }
 
 
 def compile_for(architecture, kernel, constants, dtype, warps):
     kinds = {**POINTERS, **dict.fromkeys(OF_DTYPE, f"*{dtype}"), **dict.fromkeys(constants, "constexpr")}
     signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
-    whole = [n for n, kind in signature.items() if kind.startswith("*") or n in ("x0", "w0", "channels")]
+    whole = [n for n, kind in signature.items() if kind.startswith("*") or n in ("x0", "w0", "channels", *STRIDES)]
     aligned = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in whole}  # as a launch would find it
     source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": warps, "num_stages": 3}
