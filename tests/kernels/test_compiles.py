@@ -10,10 +10,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
-from pynanochat.kernels import (
-    rms_norm,
-    smear,
-)
+from pynanochat.kernels import rms_norm, smear, value_gate  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
@@ -23,15 +20,22 @@ POINTERS = {  # by argument; x, weight and the like are of the kernel's dtype
     **dict.fromkeys(("scale", "eps", "softcap"), "fp32"),
 }
 OF_DTYPE = ("q", "grad_q", "out_q", "k", "grad_k", "out_k", "products", "x", "weight")
-OF_DTYPE += ("residual", "total", "out", "grad", "grad_total", "dx", "previous", "dprevious")
-POINTERS |= dict.fromkeys(("scales", "slopes", "shares"), "*fp32")
-STRIDES = ("columns", "r0", "g0", "t0", "x1", "p0")  # of rows that begin on 16 elements
+OF_DTYPE += ("residual", "total", "out", "grad", "grad_total", "dx", "previous", "dprevious", "v")
+POINTERS |= dict.fromkeys(
+    ("scales", "slopes", "shares", "table", "dtable", "gates", "heads_of", "tails_of", "gate_weight"), "*fp32"
+)
+POINTERS |= dict.fromkeys(("ids", "order", "words_sorted"), "*i64")
+STRIDES = ("columns", "r0", "g0", "t0", "x1", "p0", "width", "g1", "v0", "v1")  # of rows that begin on 16 elements
 ROTARY = {"D": 128, "PAIRS": 64, "HEADS": rotary.HEADS_AT_ONCE}
 ROWS = {"BLOCK": cross_entropy.ROW_BLOCK}
 DENSE = {"x1": 1, "w1": 1}
 NORM = {**rms_norm.tile(1536), "x1": 1, "r1": 1}
 NORM_BACK = {**rms_norm.tile(1536), "g1": 1, "x1": 1, "t1": 1}
 SMEAR = {**smear.tile(1536, 24), "x2": 1, "w1": 1, "p1": 1, "PREVIOUS": True}
+GATE = {**value_gate.tile(4, 128, 12), "x1": 1, "t1": 1, "w1": 1}
+CHUNKS = {"D": 128, "CHUNK": value_gate.CHUNK, "COLUMNS": value_gate.COLUMNS}
+ZEROS = {"WIDTH": value_gate.ZEROS}
+ENDS = {"CHUNK": value_gate.CHUNK, "COLUMNS": value_gate.COLUMNS}
 WIDE = rms_norm.tile(9000)
 KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 must hold
     "rotary forward": (rotary.rotate_norm_kernel, {**ROTARY, "BACKWARD": False}, "bf16", 4, "sqrt"),
@@ -47,6 +51,10 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
     "wide norm backward": (rms_norm.backward_kernel, {**NORM_BACK, **WIDE, "ADD": True}, "bf16", 4, "ld.global.*v4"),
     "smear": (smear.forward_kernel, SMEAR, "bf16", 4, "ld.global.*v4"),
     "smear backward": (smear.backward_kernel, {**SMEAR, "g2": 1}, "bf16", 4, "ld.global.*v4"),
+    "value gate": (value_gate.forward_kernel, {**GATE, "v2": 1}, "bf16", 4, "ld.global.*v4"),
+    "value gate backward": (value_gate.gate_backward_kernel, {**GATE, "g2": 1, **ZEROS}, "bf16", 4, "ld.global.*v4"),
+    "table chunks": (value_gate.table_chunk_kernel, {**CHUNKS, "g2": 1}, "bf16", 4, "st.global.*v4"),
+    "table ends": (value_gate.table_end_kernel, ENDS, "bf16", 4, "ld.global.*v4"),
 }
 
 
