@@ -9,8 +9,8 @@ import torch
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
+from pynanochat.kernels import adamw_step, rms_norm, smear, value_gate  # noqa: E402
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
-from pynanochat.kernels import rms_norm, smear, value_gate  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
@@ -24,7 +24,9 @@ OF_DTYPE += ("residual", "total", "out", "grad", "grad_total", "dx", "previous",
 POINTERS |= dict.fromkeys(
     ("scales", "slopes", "shares", "table", "dtable", "gates", "heads_of", "tails_of", "gate_weight"), "*fp32"
 )
-POINTERS |= dict.fromkeys(("ids", "order", "words_sorted"), "*i64")
+POINTERS |= dict.fromkeys(("ids", "order", "words_sorted", "places"), "*i64")
+POINTERS |= {"owner": "*i32", "rates": "*fp32"}
+ADAMW = {"BLOCK": adamw_step.BLOCK, "GRADIENT": triton.language.bfloat16, "ALIGNED": True}
 STRIDES = ("columns", "r0", "g0", "t0", "x1", "p0", "width", "g1", "v0", "v1")  # of rows that begin on 16 elements
 ROTARY = {"D": 128, "PAIRS": 64, "HEADS": rotary.HEADS_AT_ONCE}
 ROWS = {"BLOCK": cross_entropy.ROW_BLOCK}
@@ -55,6 +57,7 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
     "value gate backward": (value_gate.gate_backward_kernel, {**GATE, "g2": 1, **ZEROS}, "bf16", 4, "ld.global.*v4"),
     "table chunks": (value_gate.table_chunk_kernel, {**CHUNKS, "g2": 1}, "bf16", 4, "st.global.*v4"),
     "table ends": (value_gate.table_end_kernel, ENDS, "bf16", 4, "ld.global.*v4"),
+    "adamw": (adamw_step.step_kernel, ADAMW, "fp32", 4, "ld.global.*v4"),
 }
 
 
