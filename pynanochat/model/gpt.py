@@ -73,8 +73,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, ids, value_table, rotation, cache):
-        x = x + self.attn(ops.rms_norm(x, self.eps), ids, value_table, rotation, cache)
-        return x + self.mlp(ops.rms_norm(x, self.eps))
+        attended = self.attn(ops.rms_norm(x, self.eps), ids, value_table, rotation, cache)
+        x, normed = ops.rms_norm_residual(x, attended, self.eps)
+        return x + self.mlp(normed)
 
 
 class GPT(nn.Module):

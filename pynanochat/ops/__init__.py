@@ -8,6 +8,7 @@ from pynanochat.ops.linear_softcap_cross_entropy import linear_softcap_cross_ent
 from pynanochat.ops.muon_step import muon_step
 from pynanochat.ops.relu2_mlp import relu2_mlp
 from pynanochat.ops.rms_norm import rms_norm
+from pynanochat.ops.rms_norm_residual import rms_norm_residual
 from pynanochat.ops.rotary_qk_norm import rotary_qk_norm, rotary_table
 from pynanochat.ops.sample_tokens import sample_tokens
 from pynanochat.ops.smear import smear
@@ -22,6 +23,7 @@ __all__ = [
     "muon_step",
     "relu2_mlp",
     "rms_norm",
+    "rms_norm_residual",
     "rotary_qk_norm",
     "rotary_table",
     "sample_tokens",

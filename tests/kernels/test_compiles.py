@@ -9,6 +9,7 @@ import torch
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
+from pynanochat.kernels import adamw_step, rms_norm, smear, value_gate  # noqa: E402
 from pynanochat.kernels import attention_paged as paged  # noqa: E402
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
@@ -39,6 +40,22 @@ def paged_tiles(pairs, dim=128, dtype=torch.bfloat16, **constants):
     }  # fmt: skip
 
 
+OF_DTYPE += ("residual", "total", "grad", "grad_total", "dx", "previous", "dprevious")
+POINTERS |= dict.fromkeys(
+    ("scales", "slopes", "shares", "table", "dtable", "gates", "heads_of", "tails_of", "gate_weight"), "*fp32"
+)
+POINTERS |= dict.fromkeys(("ids", "order", "words_sorted", "places"), "*i64")
+POINTERS |= {"owner": "*i32", "rates": "*fp32"}
+ADAMW = {"BLOCK": adamw_step.BLOCK, "GRADIENT": triton.language.bfloat16, "ALIGNED": True}
+STRIDES = ("columns", "r0", "g0", "t0", "x1", "p0", "width", "g1", "v0", "v1")  # of rows that begin on 16 elements
+NORM = {**rms_norm.tile(1536), "x1": 1, "r1": 1}
+NORM_BACK = {**rms_norm.tile(1536), "g1": 1, "x1": 1, "t1": 1}
+SMEAR = {**smear.tile(1536, 24), "x2": 1, "w1": 1, "p1": 1, "PREVIOUS": True}
+GATE = {**value_gate.tile(4, 128, 12), "x1": 1, "t1": 1, "w1": 1}
+CHUNKS = {"D": 128, "CHUNK": value_gate.CHUNK, "COLUMNS": value_gate.COLUMNS}
+ZEROS = {"WIDTH": value_gate.ZEROS}
+ENDS = {"CHUNK": value_gate.CHUNK, "COLUMNS": value_gate.COLUMNS}
+WIDE = rms_norm.tile(9000)
 KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 must hold
     "rotary forward": (rotary.rotate_norm_kernel, {**ROTARY, "BACKWARD": False}, "bf16", 4, "sqrt"),
     "rotary backward": (rotary.rotate_norm_kernel, {**ROTARY, "BACKWARD": True}, "bf16", 4, "sqrt"),
@@ -62,6 +79,18 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
     ),
     "sample": (sampling.sample_kernel, {"BLOCK": sampling.BLOCK, "stride": 1}, "fp32", 16, "fma.rn.f64"),
     "losses fp32": (cross_entropy.losses_kernel, {**cross_entropy.tiles(torch.float32), **DENSE}, "fp32", 8, "fma"),
+    "norm": (rms_norm.forward_kernel, {**NORM, "RESIDUAL": False}, "bf16", 4, "ld.global.*v4"),
+    "norm of a sum": (rms_norm.forward_kernel, {**NORM, "RESIDUAL": True}, "bf16", 4, "ld.global.*v4"),
+    "wide norm of a sum": (rms_norm.forward_kernel, {**NORM, **WIDE, "RESIDUAL": True}, "bf16", 4, "ld.global.*v4"),
+    "norm backward": (rms_norm.backward_kernel, {**NORM_BACK, "ADD": True}, "bf16", 4, "ld.global.*v4"),
+    "wide norm backward": (rms_norm.backward_kernel, {**NORM_BACK, **WIDE, "ADD": True}, "bf16", 4, "ld.global.*v4"),
+    "smear": (smear.forward_kernel, SMEAR, "bf16", 4, "ld.global.*v4"),
+    "smear backward": (smear.backward_kernel, {**SMEAR, "g2": 1}, "bf16", 4, "ld.global.*v4"),
+    "value gate": (value_gate.forward_kernel, {**GATE, "v2": 1}, "bf16", 4, "ld.global.*v4"),
+    "value gate backward": (value_gate.gate_backward_kernel, {**GATE, "g2": 1, **ZEROS}, "bf16", 4, "ld.global.*v4"),
+    "table chunks": (value_gate.table_chunk_kernel, {**CHUNKS, "g2": 1}, "bf16", 4, "st.global.*v4"),
+    "table ends": (value_gate.table_end_kernel, ENDS, "bf16", 4, "ld.global.*v4"),
+    "adamw": (adamw_step.step_kernel, ADAMW, "fp32", 4, "ld.global.*v4"),
 }
 
 
@@ -70,7 +99,7 @@ def compile_for(architecture, kernel, constants, dtype, warps):
     warps, stages = constants.pop("num_warps", warps), constants.pop("num_stages", 3)
     kinds = {**POINTERS, **dict.fromkeys(OF_DTYPE, f"*{dtype}"), **dict.fromkeys(constants, "constexpr")}
     signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
-    whole = [n for n, kind in signature.items() if kind.startswith("*") or n in WHOLE]
+    whole = [n for n, kind in signature.items() if kind.startswith("*") or n in (*WHOLE, *STRIDES)]
     aligned = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in whole}  # as a launch would find it
     source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": warps, "num_stages": stages}
