@@ -10,6 +10,8 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
+from pynanochat.kernels import muon_step as muon  # noqa: E402
+from pynanochat.kernels import product  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
@@ -31,11 +33,55 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
     "losses fp32": (cross_entropy.losses_kernel, {**cross_entropy.tiles(torch.float32), **DENSE}, "fp32", 8, "fma"),
 }
 
+# the kernels with matrix products a·b
+POINTERS |= dict.fromkeys(("shift", "linear", "square"), "fp32")
+OF_DTYPE += ("a", "b", "out")
+WHOLE = (
+    "x0",
+    "w0",
+    "channels",
+    "rows",
+    "columns",
+    "inner",
+    "a0",
+    "a1",
+    "b0",
+    "b1",
+    "b2",
+    "o0",
+    "o1",
+)  # times 16, mostly
+BY_ROWS = {"a2": 1, "b2": 1, "o2": 1}
+BY_COLUMNS = {"a2": 1, "b1": 1, "o2": 1}
+
+
+def product_entry(kernel, dtype, side, **constants):
+    """An entry of KERNELS: the tiles that a product of side·side matrices of `dtype` would use."""
+    tile = product.tiles(dtype, side, side)
+    assert tile.pop("num_stages") == 3
+    warps = tile.pop("num_warps")
+    name, holds = {torch.float32: ("fp32", "fma"), torch.float16: ("fp16", "wgmma"), torch.bfloat16: ("bf16", "wgmma")}[
+        dtype
+    ]
+    return kernel, {**tile, **constants}, name, warps, holds
+
+
+MUON = {
+    "product": {"SYMMETRIC": False, "POLYNOMIAL": False, **BY_ROWS},
+    "symmetric": {"SYMMETRIC": True, "POLYNOMIAL": False, **BY_COLUMNS},
+    "polynomial": {"SYMMETRIC": True, "POLYNOMIAL": True, **BY_ROWS},
+}
+KERNELS |= {
+    f"muon {name} {dtype} {side}": product_entry(muon.product_kernel, dtype, side, GROUP=product.GROUP, **constants)
+    for name, constants in MUON.items()
+    for dtype, side in ((torch.float16, 4096), (torch.float16, 256), (torch.float32, 256))
+}
+
 
 def compile_for(architecture, kernel, constants, dtype, warps):
     kinds = {**POINTERS, **dict.fromkeys(OF_DTYPE, f"*{dtype}"), **dict.fromkeys(constants, "constexpr")}
     signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
-    whole = [n for n, kind in signature.items() if kind.startswith("*") or n in ("x0", "w0", "channels")]
+    whole = [n for n, kind in signature.items() if kind.startswith("*") or (n in WHOLE and kind == "i32")]
     aligned = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in whole}  # as a launch would find it
     source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": warps, "num_stages": 3}
