@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
 from pynanochat.kernels import muon_step as muon  # noqa: E402
-from pynanochat.kernels import product  # noqa: E402
+from pynanochat.kernels import product, relu2_mlp  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
@@ -35,7 +35,7 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
 
 # the kernels with matrix products a·b
 POINTERS |= dict.fromkeys(("shift", "linear", "square"), "fp32")
-OF_DTYPE += ("a", "b", "out")
+OF_DTYPE += ("a", "b", "h", "out", "eight", "eight_columns")
 WHOLE = (
     "x0",
     "w0",
@@ -76,10 +76,24 @@ KERNELS |= {
     for name, constants in MUON.items()
     for dtype, side in ((torch.float16, 4096), (torch.float16, 256), (torch.float32, 256))
 }
+POINTERS |= {"limit": "fp32", **dict.fromkeys(("eight_scale", "eight_amax"), "*fp32")}
+RELU2 = {
+    "forward": {"SLOPE": False, "EIGHT": False, "h2": 1, **BY_COLUMNS},
+    "slope": {"SLOPE": True, "EIGHT": False, "h2": 1, **BY_ROWS},
+    "forward to fp8": {"SLOPE": False, "EIGHT": True, "h2": 1, **BY_COLUMNS},
+    "slope to fp8": {"SLOPE": True, "EIGHT": True, "h2": 1, **BY_ROWS},
+}
+KERNELS |= {
+    f"relu2 {name} {dtype}": product_entry(relu2_mlp.relu2_kernel, dtype, 4096, GROUP=product.GROUP, **constants)
+    for name, constants in RELU2.items()
+    for dtype in ((torch.bfloat16,) if constants["EIGHT"] else (torch.bfloat16, torch.float32))
+}
 
 
 def compile_for(architecture, kernel, constants, dtype, warps):
     kinds = {**POINTERS, **dict.fromkeys(OF_DTYPE, f"*{dtype}"), **dict.fromkeys(constants, "constexpr")}
+    if constants.get("EIGHT"):
+        kinds |= dict.fromkeys(("eight", "eight_columns"), "*fp8e4nv")
     signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
     whole = [n for n, kind in signature.items() if kind.startswith("*") or (n in WHOLE and kind == "i32")]
     aligned = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in whole}  # as a launch would find it
@@ -93,6 +107,8 @@ def compile_for(architecture, kernel, constants, dtype, warps):
 def test_compiles(name, architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     *what, holds = KERNELS[name]
+    if architecture < 89 and what[1].get("EIGHT"):
+        pytest.skip("sm_80 has no fp8")
     compiled = compile_for(architecture, *what)
     assert compiled.metadata.shared <= SHARED[architecture]
     assert architecture == 80 or re.search(holds, compiled.asm["ptx"])
