@@ -9,9 +9,9 @@ import torch
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
+from pynanochat.kernels import linear_fp8, product, relu2_mlp  # noqa: E402
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
 from pynanochat.kernels import muon_step as muon  # noqa: E402
-from pynanochat.kernels import product, relu2_mlp  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
@@ -88,6 +88,9 @@ KERNELS |= {
     for name, constants in RELU2.items()
     for dtype in ((torch.bfloat16,) if constants["EIGHT"] else (torch.bfloat16, torch.float32))
 }
+CAST = {"SIDE": linear_fp8.SIDE, "x1": 1}
+POINTERS |= dict.fromkeys(("by_rows", "by_columns"), "*fp8e4nv")
+KERNELS |= {f"cast to fp8 {dtype}": (linear_fp8.cast_kernel, CAST, dtype, 4, "e4m3x2") for dtype in ("bf16", "fp32")}
 
 
 def compile_for(architecture, kernel, constants, dtype, warps):
@@ -107,7 +110,7 @@ def compile_for(architecture, kernel, constants, dtype, warps):
 def test_compiles(name, architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     *what, holds = KERNELS[name]
-    if architecture < 89 and what[1].get("EIGHT"):
+    if architecture < 89 and "fp8" in name:
         pytest.skip("sm_80 has no fp8")
     compiled = compile_for(architecture, *what)
     assert compiled.metadata.shared <= SHARED[architecture]
