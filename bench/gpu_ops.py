@@ -4,6 +4,7 @@ Times are of CUDA events around many calls, the functions taking turns, the medi
 of a bound measured in the same run: the copy rate where memory is the bound, the bf16 product rate where products are.
 """
 
+import functools
 import statistics
 import time
 
@@ -12,6 +13,7 @@ import torch
 from pynanochat.bench import bench_linear_softcap_cross_entropy as cross_entropy
 from pynanochat.bench import bench_rotary_qk_norm as rotary
 from pynanochat.bench import gpu_attention_paged as paged
+from pynanochat.bench import gpu_products as products
 from pynanochat.ops.backends import implementations
 
 DEVICE = "cuda"  # the tests run everything here on the CPU
@@ -126,11 +128,18 @@ def bench_paged(case, label, kernels, rate) -> list[dict]:
     return rows_of("attention_paged", label, interleave(paged.contest(case, kernels, DEVICE)), *paged.work(case, rate))
 
 
+def bench_products(case, label, kernels, rate, *, op) -> list[dict]:
+    contest, flops, _ = products.OPS[op]
+    times = interleave(contest(case, kernels, DEVICE), rounds=5)
+    return rows_of(op, label, times, flops(case) / 1e12, "tflops", rate["bf16_tflops"])
+
+
 BENCHMARKS = [
     ("rotary_qk_norm", bench_rotary, ROTARY_CASES),
     ("linear_softcap_cross_entropy", bench_cross_entropy, CROSS_ENTROPY_CASES),
     ("attention_paged", bench_paged, paged.CASES),
 ]
+BENCHMARKS += [(op, functools.partial(bench_products, op=op), cases) for op, (_, _, cases) in products.OPS.items()]
 
 
 def measure(verified: list[dict], deadline: float) -> dict:

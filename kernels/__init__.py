@@ -13,6 +13,9 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+MISROUNDED = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)  # by the interpreter, which truncates
+
+
 def stored_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a kernel stores for a result of `dtype`: fp32 where interpreted, which truncates bf16."""
-    return torch.float32 if interpreted() and dtype == torch.bfloat16 else dtype
+    """The dtype that a kernel stores for a result of `dtype`: fp32 where interpreted, for dtypes it rounds wrongly."""
+    return torch.float32 if interpreted() and dtype in MISROUNDED else dtype

@@ -21,6 +21,7 @@ import functools
 import torch
 
 from pynanochat.errors import UsageError
+from pynanochat.ops import muon_step_gpu
 from pynanochat.ops.backends import implement, pick
 from pynanochat.runtime import pick_compute_dtype
 
@@ -40,8 +41,9 @@ CACHED_ELEMENTS = 2**18  # of a stack that is worked on at a time on a CPU
 _norm = functools.partial(torch.linalg.vector_norm, keepdim=True)
 
 
-def iterate(x, coefficients):
-    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same."""
+def iterate(x, coefficients, dtype):
+    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same, in `dtype`."""
+    x = x.to(dtype)
     tall = x.size(-2) > x.size(-1)
     for a, b, c in coefficients:
         gram = gram_matrices(x.mT if tall else x)
@@ -60,19 +62,19 @@ def gram_matrices(x):
     return gram
 
 
-def orthogonalize_2025(g, steps, dtype):
+def orthogonalize_2025(g, steps, dtype, iterate=iterate):
     """The orthogonal factor of g, roughly: singular values end within about 0.7 to 1.2. Overwrites g."""
     g.div_(_norm(g, dim=(-2, -1)) + 1e-7)
-    return iterate(g.to(dtype), [QUINTIC] * steps).to(g.dtype)
+    return iterate(g, [QUINTIC] * steps, dtype).to(g.dtype)
 
 
-def orthogonalize_2026(g, steps, dtype):
+def orthogonalize_2026(g, steps, dtype, iterate=iterate):
     """The orthogonal factor of g after equalising its rows, not yet scaled. Overwrites g."""
     row_norm = _norm(g, dim=-1)
     equal = _norm(row_norm, dim=-2) / g.size(-2) ** 0.5 / row_norm.clamp_min(1e-6)
     norm = _norm(row_norm * equal, dim=-2)
     g.mul_(equal / (1.01 * norm + 1e-6))
-    return iterate(g.to(dtype), POLAR_EXPRESS[:steps]).to(g.dtype)
+    return iterate(g, POLAR_EXPRESS[:steps], dtype).to(g.dtype)
 
 
 def scale_2026(x, second_moment, beta2):
@@ -90,13 +92,15 @@ def scale_2026(x, second_moment, beta2):
     return to_norm * scale * (norm_before / norm_after.clamp_min(1e-10))
 
 
-def orthogonal_updates(grads, momentum_buffer, second_moment, *, momentum, beta2, recipe, ns_steps, ns_dtype):
+def orthogonal_updates(
+    grads, momentum_buffer, second_moment, *, momentum, beta2, recipe, ns_steps, ns_dtype, iterate=iterate
+):
     """What to subtract from the params (n, R, C), before the learning rate."""
     momentum_buffer.lerp_(grads, 1 - momentum)
     g = grads.lerp(momentum_buffer, momentum)
     if recipe == "2025":
-        return orthogonalize_2025(g, ns_steps, ns_dtype)
-    updates = orthogonalize_2026(g, ns_steps, ns_dtype)
+        return orthogonalize_2025(g, ns_steps, ns_dtype, iterate)
+    updates = orthogonalize_2026(g, ns_steps, ns_dtype, iterate)
     return updates.mul_(scale_2026(updates, second_moment, beta2))
 
 
@@ -128,6 +132,12 @@ def muon_step_cpu(params, grads, momentum_buffer, second_moment, *, lr, weight_d
             apply_update(param, update, lr * shape_factor(param.shape), weight_decay, recipe)
 
 
+def muon_step_triton(*inputs, ns_dtype, **settings):
+    """The symmetric products of kernels/muon_step.py in the iteration, plain torch around it."""
+    products = iterate if ns_dtype == torch.float64 else muon_step_gpu.iterate_triton
+    muon_step_reference(*inputs, ns_dtype=ns_dtype, iterate=products, **settings)
+
+
 def shape_factor(shape) -> float:
     """max(1, R/C)^½ of (..., R, C)."""
     return max(1.0, shape[-2] / shape[-1]) ** 0.5
@@ -135,6 +145,7 @@ def shape_factor(shape) -> float:
 
 implement("muon_step", "reference", muon_step_reference)
 implement("muon_step", "cpu", muon_step_cpu)
+implement("muon_step", "triton", muon_step_triton)
 
 
 @functools.cache

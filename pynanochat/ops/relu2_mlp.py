@@ -12,6 +12,7 @@ import types
 import torch
 import torch.nn.functional as F
 
+from pynanochat.ops import relu2_mlp_gpu
 from pynanochat.ops.backends import choose, implement, pick
 from pynanochat.ops.linear import FEW_ROWS, linear_reference, product_cpu
 from pynanochat.ops.register import define, differentiate
@@ -39,6 +40,7 @@ def backward_cpu(dy, x, h, w_fc, w_proj):
 
 
 implement("relu2_mlp", "cpu", types.SimpleNamespace(forward=forward_cpu, backward=backward_cpu))
+implement("relu2_mlp", "triton", relu2_mlp_gpu.triton)
 
 
 # --- registration ---

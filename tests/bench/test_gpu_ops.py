@@ -5,9 +5,10 @@ import time
 import pytest
 import torch
 
-from pynanochat.bench import gpu_attention_paged, gpu_ops
+from pynanochat.bench import gpu_attention_paged, gpu_ops, gpu_products
 
-VERIFIED = [{"op": op, "backend": "cpu"} for op, _, _ in gpu_ops.BENCHMARKS]
+ON_CPU = {"linear_fp8": "reference"}  # of the others "cpu"
+VERIFIED = [{"op": op, "backend": ON_CPU.get(op, "cpu")} for op, _, _ in gpu_ops.BENCHMARKS]
 
 
 @pytest.fixture
@@ -30,6 +31,8 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(gpu_ops, "roofline", lambda: rate)
     tiny = {"rotary_qk_norm": {"small": (2, 8, 2, 2, 16)}, "linear_softcap_cross_entropy": {"small": (64, 16, 128)}}
     tiny |= {"attention_paged": {"small": ([(1, 20)] * 2, 2, 1, 16, 16, -1)}}
+    tiny |= {"muon_step": {"small": (2, 8, 24)}, "relu2_mlp": {"small": (32, 16, 48)}}
+    tiny |= {"linear_fp8": {"small": (32, 16, 48)}}
     monkeypatch.setattr(gpu_ops, "BENCHMARKS", [(op, bench, tiny[op]) for op, bench, _ in gpu_ops.BENCHMARKS])
 
 
@@ -41,9 +44,10 @@ def test_every_verified_backend_has_its_rows(on_cpu, capsys):
         ("rotary_qk_norm", "small backward"),
         ("linear_softcap_cross_entropy", "small loss and gradients"),
         ("attention_paged", "small"),
+        *((op, "small") for op in gpu_products.OPS),
     }
     for row in rows.values():
-        assert row["backend"] == "cpu" and row["ms"] > 0 and row["times_eager"] > 0
+        assert row["backend"] == ON_CPU.get(row["op"], "cpu") and row["ms"] > 0 and row["times_eager"] > 0
         assert row["times_sdpa" if row["op"] == "attention_paged" else "times_compiled"] > 0
     forward = rows["rotary_qk_norm", "small forward"]
     assert forward["gbs"] == pytest.approx(2 * (2 * 2 * 8 * 2 * 16 * 2) / 1e9 / (forward["ms"] / 1e3))

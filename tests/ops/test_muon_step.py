@@ -19,7 +19,7 @@ EXPRESS = [
 ]
 
 
-@pytest.fixture(params=sorted(implementations("muon_step")), autouse=True)
+@pytest.fixture(params=sorted({"reference", "cpu"} & set(implementations("muon_step"))), autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", request.param)
 
