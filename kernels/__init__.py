@@ -3,6 +3,7 @@
 On CPU tensors they run through Triton's interpreter, where TRITON_INTERPRET=1 was set before triton was imported.
 """
 
+import functools
 import os
 
 import torch
@@ -14,6 +15,15 @@ def interpreted() -> bool:
 
 
 MISROUNDED = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)  # by the interpreter, which truncates
+
+
+@functools.cache
+def architecture(device: torch.device) -> int:
+    """The compute capability of a GPU as 80 or 90; 80 where interpreted."""
+    if device.type != "cuda":
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def stored_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -18,6 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
+from pynanochat import kernels
 from pynanochat.kernels import stored_dtype
 
 PROGRAMS = 264  # wanted at least: two for every multiprocessor of an H100
@@ -153,8 +154,7 @@ def forward(q, k_pages, v_pages, tables, starts, lengths, longest, window):
     q, k, v = (x.to(out.dtype) for x in (q, k_pages, v_pages))  # the interpreter multiplies no bf16
     share, dim = heads // groups, max(16, triton.next_power_of_2(size))
     window = EVERYTHING if window < 0 else min(window, EVERYTHING)
-    hopper = not q.is_cuda or torch.cuda.get_device_capability(q.device)[0] >= 9
-    tile = tiles(q.dtype, dim, longest * share, hopper)
+    tile = tiles(q.dtype, dim, longest * share, kernels.architecture(q.device) >= 90)
     in_row = triton.cdiv(longest * share, tile["ROWS"])
     in_all = min(rows * in_row, rows + count * share // tile["ROWS"]) * groups
     parts = splits(in_all, min(columns * page, window + longest), tile)

@@ -1,4 +1,5 @@
-"""Every Triton kernel compiles for sm_80 and sm_90, which needs no GPU; its shared memory fits and nothing spills."""
+"""Every Triton kernel, as the ops launch it, compiles for sm_80 and sm_90, which needs no GPU; shared memory fits, and
+nothing spills."""
 
 import re
 import subprocess
@@ -8,115 +9,172 @@ import torch
 
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
 
-from pynanochat.kernels import adamw_step, rms_norm, smear, value_gate  # noqa: E402
-from pynanochat.kernels import attention_paged as paged  # noqa: E402
-from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
-from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
-from pynanochat.kernels import sample_tokens as sampling  # noqa: E402
-
-WHOLE = ("x0", "w0", "channels", "q0", "q1", "k0", "k1", "k2", "v0", "v1", "v2")  # multiples of 16
-SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
-POINTERS = {  # by argument; x, weight and the like are of the kernel's dtype
-    **dict.fromkeys(("cos", "sin", "losses", "token_scale", "partial", "picked"), "*fp32"),
-    "targets": "*i64",
-    **dict.fromkeys(("lse", "logits"), "*fp32"),
-    **dict.fromkeys(("tables", "starts", "lengths", "top_k", "drawn"), "*i64"),
-    **dict.fromkeys(("weights", "temperature", "top_p", "min_p", "number"), "*fp64"),
-    **dict.fromkeys(("scale", "eps", "softcap"), "fp32"),
-}
-OF_DTYPE = ("v", "out", "q", "grad_q", "out_q", "k", "grad_k", "out_k", "products", "x", "weight")
-ROTARY = {"D": 128, "PAIRS": 64, "HEADS": rotary.HEADS_AT_ONCE}
-ROWS = {"BLOCK": cross_entropy.ROW_BLOCK}
-DENSE = {"x1": 1, "w1": 1}
-PAGED = {"SHARE": 1, "D": 128, "DIM": 128, "PAGE": 16, "UNSEEN": paged.UNSEEN, "PRECISION": "tf32"}
-PAGED |= {"q2": 1, "k3": 1, "v3": 1}
-
-
-def paged_tiles(pairs, dim=128, dtype=torch.bfloat16, **constants):
-    """Constants of attend_kernel on an architecture."""
-    return lambda architecture: {
-        **PAGED, "SPLIT": True, "D": dim, "DIM": dim, **constants, **paged.tiles(dtype, dim, pairs, architecture >= 90)
-    }  # fmt: skip
-
-
-OF_DTYPE += ("residual", "total", "grad", "grad_total", "dx", "previous", "dprevious")
-POINTERS |= dict.fromkeys(
-    ("scales", "slopes", "shares", "table", "dtable", "gates", "heads_of", "tails_of", "gate_weight"), "*fp32"
+from pynanochat import kernels  # noqa: E402
+from pynanochat.kernels import (  # noqa: E402
+    adamw_step,
+    attention_paged,
+    linear_fp8,
+    linear_softcap_cross_entropy,
+    muon_step,
+    relu2_mlp,
+    rms_norm,
+    rms_norm_residual,
+    rotary_qk_norm,
+    sample_tokens,
+    smear,
+    value_gate,
 )
-POINTERS |= dict.fromkeys(("ids", "order", "words_sorted", "places"), "*i64")
-POINTERS |= {"owner": "*i32", "rates": "*fp32"}
-ADAMW = {"BLOCK": adamw_step.BLOCK, "GRADIENT": triton.language.bfloat16, "ALIGNED": True}
-STRIDES = ("columns", "r0", "g0", "t0", "x1", "p0", "width", "g1", "v0", "v1")  # of rows that begin on 16 elements
-NORM = {**rms_norm.tile(1536), "x1": 1, "r1": 1}
-NORM_BACK = {**rms_norm.tile(1536), "g1": 1, "x1": 1, "t1": 1}
-SMEAR = {**smear.tile(1536, 24), "x2": 1, "w1": 1, "p1": 1, "PREVIOUS": True}
-GATE = {**value_gate.tile(4, 128, 12), "x1": 1, "t1": 1, "w1": 1}
-CHUNKS = {"D": 128, "CHUNK": value_gate.CHUNK, "COLUMNS": value_gate.COLUMNS}
-ZEROS = {"WIDTH": value_gate.ZEROS}
-ENDS = {"CHUNK": value_gate.CHUNK, "COLUMNS": value_gate.COLUMNS}
-WIDE = rms_norm.tile(9000)
-KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 must hold
-    "rotary forward": (rotary.rotate_norm_kernel, {**ROTARY, "BACKWARD": False}, "bf16", 4, "sqrt"),
-    "rotary backward": (rotary.rotate_norm_kernel, {**ROTARY, "BACKWARD": True}, "bf16", 4, "sqrt"),
-    "rows with gradient": (cross_entropy.rows_kernel, {**ROWS, "GRADIENT": True}, "bf16", 8, "ex2"),
-    "rows": (cross_entropy.rows_kernel, {**ROWS, "GRADIENT": False}, "bf16", 8, "ex2"),
-    "losses": (cross_entropy.losses_kernel, {**cross_entropy.tiles(torch.bfloat16), **DENSE}, "bf16", 8, "wgmma"),
-    "paged decode": (paged.attend_kernel, paged_tiles(1), "bf16", 4, "cp.async"),
-    "paged decode, group of 4": (paged.attend_kernel, paged_tiles(4, SHARE=4), "bf16", 4, "cp.async"),
-    "paged decode, head 256": (paged.attend_kernel, paged_tiles(1, 256), "bf16", 4, "cp.async"),
-    "paged few queries": (paged.attend_kernel, paged_tiles(64), "bf16", 4, "wgmma"),
-    "paged prefill": (paged.attend_kernel, paged_tiles(512, SPLIT=False), "bf16", 8, "wgmma"),
-    "paged prefill, head 64": (paged.attend_kernel, paged_tiles(512, 64, SPLIT=False), "bf16", 8, "wgmma"),
-    "paged prefill, head 256": (paged.attend_kernel, paged_tiles(512, 256), "bf16", 8, "wgmma"),
-    "paged fp32": (paged.attend_kernel, paged_tiles(1, 128, torch.float32, PRECISION="ieee"), "fp32", 8, "fma"),
-    "paged combine": (
-        paged.combine_kernel,
-        {"D": 128, "DIM": 128, "SPLITS": 64, "UNSEEN": paged.UNSEEN},
-        "bf16",
-        4,
-        "ex2",
-    ),
-    "sample": (sampling.sample_kernel, {"BLOCK": sampling.BLOCK, "stride": 1}, "fp32", 16, "fma.rn.f64"),
-    "losses fp32": (cross_entropy.losses_kernel, {**cross_entropy.tiles(torch.float32), **DENSE}, "fp32", 8, "fma"),
-    "norm": (rms_norm.forward_kernel, {**NORM, "RESIDUAL": False}, "bf16", 4, "ld.global.*v4"),
-    "norm of a sum": (rms_norm.forward_kernel, {**NORM, "RESIDUAL": True}, "bf16", 4, "ld.global.*v4"),
-    "wide norm of a sum": (rms_norm.forward_kernel, {**NORM, **WIDE, "RESIDUAL": True}, "bf16", 4, "ld.global.*v4"),
-    "norm backward": (rms_norm.backward_kernel, {**NORM_BACK, "ADD": True}, "bf16", 4, "ld.global.*v4"),
-    "wide norm backward": (rms_norm.backward_kernel, {**NORM_BACK, **WIDE, "ADD": True}, "bf16", 4, "ld.global.*v4"),
-    "smear": (smear.forward_kernel, SMEAR, "bf16", 4, "ld.global.*v4"),
-    "smear backward": (smear.backward_kernel, {**SMEAR, "g2": 1}, "bf16", 4, "ld.global.*v4"),
-    "value gate": (value_gate.forward_kernel, {**GATE, "v2": 1}, "bf16", 4, "ld.global.*v4"),
-    "value gate backward": (value_gate.gate_backward_kernel, {**GATE, "g2": 1, **ZEROS}, "bf16", 4, "ld.global.*v4"),
-    "table chunks": (value_gate.table_chunk_kernel, {**CHUNKS, "g2": 1}, "bf16", 4, "st.global.*v4"),
-    "table ends": (value_gate.table_end_kernel, ENDS, "bf16", 4, "ld.global.*v4"),
-    "adamw": (adamw_step.step_kernel, ADAMW, "fp32", 4, "ld.global.*v4"),
+from pynanochat.ops.fp8 import E4M3, Scales  # noqa: E402
+from tests.kernels.launches import record  # noqa: E402
+
+SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+VECTORS = "ld.global.*v4"  # 16 bytes a load
+
+
+def full(*shape, dtype=BF16):
+    return torch.zeros(shape, dtype=dtype)
+
+
+def rotary(dtype=BF16):
+    q, k, table = full(1, 4, 6, 128, dtype=dtype), full(1, 4, 2, 128, dtype=dtype), full(4, 64, dtype=FP32)
+    rotary_qk_norm.forward(q, k, table, table, 1.2, 1e-6)
+    rotary_qk_norm.backward(q, k, q, k, table, table, 1.2, 1e-6)
+
+
+def cross_entropy(dtype=BF16):
+    x, weight, targets = full(128, 768, dtype=dtype), full(32768, 768, dtype=dtype), torch.zeros(128).long()
+    linear_softcap_cross_entropy.losses(x, weight, targets, 15.0, -1)
+    products, losses = full(128, 32768, dtype=dtype), full(128, dtype=FP32)
+    linear_softcap_cross_entropy.rows(products, targets, None, losses, 15.0, -1)
+    linear_softcap_cross_entropy.rows(products, targets, losses, losses, 15.0, -1)
+
+
+def paged(longest, heads=8, groups=8, size=128, dtype=BF16, rows=4, columns=256):
+    q, pages = full(rows * longest, heads, size, dtype=dtype), full(4, 16, groups, size, dtype=dtype)
+    tables, lengths = torch.zeros(rows, columns).long(), torch.full((rows,), 3000)
+    starts = torch.arange(rows + 1) * longest
+    attention_paged.forward(q, pages, pages, tables, starts, lengths, longest, -1)
+
+
+def sampled():
+    settings = [full(4, dtype=torch.float64), torch.zeros(4).long(), *[full(4, dtype=torch.float64)] * 3]
+    sample_tokens.forward(full(4, 32768, dtype=FP32), *settings)
+
+
+def norms(columns):
+    x = full(64, columns)
+    rms_norm.forward(x, 1e-6)
+    rms_norm.backward(x, x, 1e-6)
+    rms_norm_residual.forward(x, x, 1e-6)
+    rms_norm_residual.backward(x, x, x, 1e-6)
+
+
+def smeared():
+    x, weight, scale = full(2, 64, 1536), full(1, 24, dtype=FP32), full(1, dtype=FP32)
+    smear.forward(x, weight, scale, None)
+    smear.backward(x, x, weight, scale, None)
+    first = x[:, :1].contiguous()
+    smear.forward(first, weight, scale, first)
+    smear.backward(first, first, weight, scale, first)
+
+
+def gated():
+    v, x, ids = full(2, 64, 4, 128), full(2, 64, 1536), torch.zeros(2, 64).long()
+    table, weight = full(32768, 512, dtype=FP32), full(4, 12, dtype=FP32)
+    value_gate.forward(v, x, ids, table, weight)
+    value_gate.backward(v, x, ids, table, weight)
+
+
+def adamw(gradient):
+    params = [full(768, 768, dtype=FP32), full(100, dtype=FP32)]
+    adamw_step.step(full(7, dtype=FP32), params, [full(*p.shape, dtype=gradient) for p in params], params, params)
+
+
+def muon(dtype, n, rows, columns):
+    muon_step.iterate(full(n, rows, columns, dtype=dtype), [(3.4, -4.8, 2.0)] * 2)
+
+
+def relu2(dtype, **how):
+    x, w_fc, w_proj = full(4096, 768, dtype=dtype), full(3072, 768, dtype=dtype), full(768, 3072, dtype=dtype)
+    h = full(4096, 3072, dtype=dtype)
+    relu2_mlp.relu2(x, w_fc, **how)
+    relu2_mlp.slope(x, w_proj, h, **how)
+
+
+def cast(dtype):
+    linear_fp8.cast(full(1024, 768, dtype=dtype), scale())
+
+
+def scale():
+    return Scales([E4M3])[0]
+
+
+DECODE = {"attend_kernel": "cp.async", "combine_kernel": "ex2"}
+PREFILL = {"attend_kernel": "wgmma", "combine_kernel": "ex2"}
+CALLS = {  # the call, and what the PTX for sm_90 of its kernels must hold
+    "rotary": (rotary, "sqrt"),
+    "cross-entropy": (cross_entropy, {"losses_kernel": "wgmma", "rows_kernel": "ex2"}),
+    "cross-entropy fp32": (lambda: cross_entropy(FP32), {"losses_kernel": "fma", "rows_kernel": "ex2"}),
+    "paged decode": (lambda: paged(1), DECODE),
+    "paged decode, group of 4": (lambda: paged(1, groups=2), DECODE),
+    "paged decode, head 256": (lambda: paged(1, size=256), DECODE),
+    "paged few queries": (lambda: paged(8, groups=1, columns=4), "wgmma"),
+    "paged prefill": (lambda: paged(512), PREFILL),
+    "paged prefill, head 64": (lambda: paged(512, size=64), PREFILL),
+    "paged prefill, head 256": (lambda: paged(512, size=256), PREFILL),
+    "paged fp32": (lambda: paged(1, dtype=FP32), {"attend_kernel": "fma", "combine_kernel": "ex2"}),
+    "sample": (sampled, "fma.rn.f64"),
+    "norms": (lambda: norms(1536), VECTORS),
+    "wide norms": (lambda: norms(9216), VECTORS),
+    "smear": (smeared, VECTORS),
+    "value gate": (gated, {"table_chunk_kernel": "st.global.*v4", "": VECTORS}),
+    "adamw": (lambda: adamw(FP32), VECTORS),
+    "adamw, bf16 gradients": (lambda: adamw(BF16), VECTORS),
+    "muon large": (lambda: muon(FP16, 1, 4096, 4096), "wgmma"),
+    "muon wide": (lambda: muon(FP16, 12, 768, 3072), "wgmma"),
+    "muon small": (lambda: muon(FP16, 1, 256, 256), "wgmma"),
+    "muon fp32": (lambda: muon(FP32, 1, 256, 256), "fma"),
+    "relu2": (lambda: relu2(BF16), "wgmma"),
+    "relu2 fp32": (lambda: relu2(FP32), "fma"),
+    "relu2 to fp8": (lambda: relu2(BF16, scale=scale()), "wgmma"),
+    "cast to fp8": (lambda: cast(BF16), "e4m3x2"),
+    "cast fp32 to fp8": (lambda: cast(FP32), "e4m3x2"),
 }
+ON_HOPPER_ONLY = ("fp8",)
 
 
-def compile_for(architecture, kernel, constants, dtype, warps):
-    constants = constants(architecture) if callable(constants) else dict(constants)
-    warps, stages = constants.pop("num_warps", warps), constants.pop("num_stages", 3)
-    kinds = {**POINTERS, **dict.fromkeys(OF_DTYPE, f"*{dtype}"), **dict.fromkeys(constants, "constexpr")}
-    signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
-    whole = [n for n, kind in signature.items() if kind.startswith("*") or n in (*WHOLE, *STRIDES)]
-    aligned = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in whole}  # as a launch would find it
-    source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": warps, "num_stages": stages}
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+def compile_for(architecture, launch):
+    aligned = {(launch.kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in launch.whole}
+    source = ASTSource(launch.kernel, launch.signature, constexprs=launch.constants, attrs=aligned)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", CALLS)
 def test_compiles(name, architecture, tmp_path, monkeypatch):
+    if architecture < 89 and name.endswith(ON_HOPPER_ONLY):
+        pytest.skip("this card multiplies no fp8")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    *what, holds = KERNELS[name]
-    compiled = compile_for(architecture, *what)
-    assert compiled.metadata.shared <= SHARED[architecture]
-    assert architecture == 80 or re.search(holds, compiled.asm["ptx"])
-    cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(compiled.asm["cubin"])
-    tool = triton.knobs.nvidia.cuobjdump.path
-    run = subprocess.run([tool, "-res-usage", str(cubin)], capture_output=True, text=True, check=True)
+    monkeypatch.setattr(kernels, "architecture", lambda device: architecture)
+    call, holds = CALLS[name]
+    launches = record(call, monkeypatch)
+    assert launches
+    for launch in {repr(launch): launch for launch in launches}.values():
+        compiled = compile_for(architecture, launch)
+        assert compiled.metadata.shared <= SHARED[architecture], launch
+        if architecture == 90:
+            kernel = launch.kernel.__name__
+            wanted = holds if isinstance(holds, str) else holds.get(kernel) or holds[""]
+            assert re.search(wanted, compiled.asm["ptx"]), kernel
+        check_no_spills(compiled, tmp_path / "kernel.cubin", launch)
+
+
+def check_no_spills(compiled, path, launch):
+    path.write_bytes(compiled.asm["cubin"])
+    command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     usage = run.stdout + run.stderr
-    assert re.search(r"STACK:0\b", usage) and re.search(r"LOCAL:0\b", usage), usage
+    assert re.search(r"STACK:0\b", usage) and re.search(r"LOCAL:0\b", usage), (launch, usage)
