@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 4096  # logits of a row at once
+BLOCK = 2048  # logits of a row at once
 
 
 @triton.jit
