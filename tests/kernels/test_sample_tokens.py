@@ -68,6 +68,16 @@ def test_the_tokens_of_the_sampler(backend, device, kind):
     check(backend, device, LOGITS[kind](logits), SETTINGS, numbers)
 
 
+def test_top_p_ends_between_zero_and_the_next_logit(backend, device):
+    """The zeros of both signs are one value, whichever side of them the search ends on."""
+    tiny = 2.0**-149
+    rows = torch.tensor(
+        [[0.0, -0.0, 1.0, 1.0], [-0.0, tiny, 0.0, -tiny], [-0.0, 0.0, -1.0, -1.0], [1.0, -0.0, 0.0, 0.0]]
+    )
+    settings = [Sampling(1.0, k, p) for _ in rows for k, p in ((0, 0.6), (2, 0.8))]
+    check(backend, device, rows.repeat_interleave(2, dim=0), settings, [1 - 2.0**-53] * 8)
+
+
 @pytest.mark.parametrize("number", [None, 0.0, 1 - 2.0**-53])
 def test_several_blocks(backend, device, small_blocks, number):
     logits, numbers = random(len(SETTINGS), 201, seed=2)
