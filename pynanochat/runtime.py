@@ -148,6 +148,15 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def device_memory(device) -> int:
+    """Bytes of `device` that this process may use for tensors: those that are free, and on a GPU what it already has."""
+    if device.type != "cuda":
+        return free_memory()
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+
+
 # Dense bf16 peak of one GPU in FLOP/s, by a part of its name (vendors' data sheets).
 GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 
