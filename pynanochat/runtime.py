@@ -149,7 +149,7 @@ def free_memory() -> int:
 
 
 def device_memory(device) -> int:
-    """Bytes of `device` that this process may use for tensors: those that are free, and on a GPU what it already has."""
+    """Bytes of `device` that this process may use: those that are free, and on a GPU what it already has."""
     if device.type != "cuda":
         return free_memory()
     import torch

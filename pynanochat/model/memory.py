@@ -11,7 +11,7 @@ N parameters, M of them in the blocks' matrices, C width, V rows of the head.
 
 The passes and the update come one after the other, so that a step takes `always` and the larger of the two.
 tests/model/test_memory.py counts what autograd saves against `activation_bytes_per_token`. It has not been compared
-with a GPU's allocator yet; a plan that is wrong there costs a step that is done again in smaller pieces (stages/loop.py).
+with a GPU's allocator yet; where a plan is wrong, a step is done again in smaller pieces (stages/loop.py).
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class StepMemory:
         return self.always + max(self.passes + rows * self.row, self.update)
 
     def rows_within(self, free: int) -> int:
-        """The most rows that leave RESERVE of `free` bytes, and what the allocator wastes; 0 where not even one fits."""
+        """The most rows for `free` bytes, of which RESERVE and what the allocator wastes stay; 0 where none fits."""
         room = int(USABLE * (free - RESERVE)) - self.always
         return 0 if room < self.update else max(0, room - self.passes) // self.row
 
@@ -60,7 +60,7 @@ def step_memory(config: GPTConfig, itemsize: int = 2, *, ours: bool = True, proc
     head = config.padded_vocab_size * config.n_embd
     blocks = size.scaling - head
     copies = itemsize * (blocks + head) if itemsize < 4 else 0
-    workspace = WORKSPACE if ours else 5 * 4 * CHUNK * config.vocab_size  # torch's has all of a chunk in fp32, five times
+    workspace = WORKSPACE if ours else 5 * 4 * CHUNK * config.vocab_size  # torch's has a chunk in fp32 five times
     largest_stack = config.n_layer * 4 * config.n_embd**2
     return StepMemory(
         always=8 * size.parameters + 4 * blocks + 8 * (size.parameters - blocks) + copies,

@@ -133,9 +133,7 @@ class Finetuning(begin.Beginning):
         recorded = self.recorded()
         device_rows = self.wanted.device_rows or recorded.get("fitted_rows", 0)
         if not device_rows:
-            most = pretrain.fit_device_rows(
-                self.config, self.device, rows // world, dtype=self.dtype, processes=world
-            )
+            most = pretrain.fit_device_rows(self.config, self.device, rows // world, dtype=self.dtype, processes=world)
             most = min(most, self.base.device_rows or most)
             device_rows = max(d for d in range(1, most + 1) if rows // world % d == 0)
         if rows % (device_rows * world):

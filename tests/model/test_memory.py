@@ -30,7 +30,7 @@ class NormThatKeepsItsInput(torch.autograd.Function):
 
 
 def saved_bytes(model, rows: int) -> int:
-    """Bytes of the storages that autograd holds after a forward pass, but those of parameters and the head's gradient."""
+    """Bytes of what autograd holds after a forward pass, but for parameters and the head's gradient."""
     own = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
     kept, ids = {}, torch.zeros(rows, model.config.sequence_len, dtype=torch.int64)
 
