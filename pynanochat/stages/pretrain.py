@@ -52,8 +52,8 @@ class PretrainSettings(LoopSettings):
     """Validation tokens of each evaluation."""
     buffer_documents: int = 1000
     """Tokenized documents that packing chooses from."""
-    compile: bool = False
-    """Compile the training step with torch.compile."""
+    compile: str = "auto"
+    """Compile the training step with torch.compile: on, off, or auto, which is on for a GPU with Triton."""
 
     OPERATIONAL = LoopSettings.OPERATIONAL | {"compile"}
 
@@ -74,6 +74,7 @@ def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1,
     """The Plan for these settings; `dtype` is that of activations. Raises UsageError for a batch that does not divide
     into micro-batches and ranks."""
     _check_positive(wanted)
+    runtime.wants_compiling(wanted.compile, device)
     heads = GPTConfig.from_depth(wanted.depth, arch=wanted.arch, head_dim=wanted.head_dim).n_head
     if wanted.kv_heads and heads % wanted.kv_heads:
         raise UsageError(f"--kv-heads {wanted.kv_heads} does not divide the {heads} query heads")
@@ -181,7 +182,7 @@ def train(run) -> dict:
         name=NAME,
         folder=run.stage_folder(NAME),
         model=model,
-        forward=torch.compile(model, dynamic=False) if wanted.compile else None,
+        forward=torch.compile(model, dynamic=False) if runtime.wants_compiling(wanted.compile, device) else None,
         optimizer=_optimizer(model, wanted, what),
         schedule=SCHEDULES[wanted.arch]["pretrain"],
         streams=_streams(run, tokenizer, what, wanted, device),
