@@ -29,6 +29,7 @@ import torch.distributed as dist
 from pynanochat import checkpoint, settings
 from pynanochat.errors import CheckpointError, Interrupted, TrainingError
 from pynanochat.model import lora
+from pynanochat.ops.casts import casts_kept
 from pynanochat.runtime import Ranks
 from pynanochat.stages.progress import Display, duration
 
@@ -193,7 +194,7 @@ class TrainingLoop:
         the tokens. Where the GPU's memory is too small, the same batches again in smaller pieces."""
         batches: list = []
         while True:
-            with contextlib.suppress(torch.cuda.OutOfMemoryError):  # which also lets go of the tensors it holds
+            with casts_kept(), contextlib.suppress(torch.cuda.OutOfMemoryError):  # which lets go of its tensors
                 return self._gradients(batches)
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
