@@ -23,7 +23,8 @@ import torch
 from pynanochat.engine.paged_cache import Layout, Pass
 from pynanochat.ops import backends
 
-WARM = 4
+NAME = "decode_graphs"  # among what is verified
+WARM = 4  # eager steps of a size before it is captured
 
 
 class CudaGraph:
@@ -47,10 +48,12 @@ class CudaGraph:
 
 
 def pay_off(model) -> bool:
-    """Whether decoding steps of `model` can be graphs and gain by it: on a GPU, with a paged attention that reads as
-    many pages as a row has; torch's would read all that a table has room for."""
+    """Whether decoding steps of `model` can be graphs and gain by it: on a GPU where `pynanochat bench gpu` has seen
+    them to be right, with a paged attention that reads as many pages as a row has; torch's reads whole tables."""
     weight = model.lm_head.weight
-    return weight.device.type == "cuda" and backends.choose("attention_paged", weight) != "reference"
+    if weight.device.type != "cuda" or backends.choose("attention_paged", weight) == "reference":
+        return False
+    return (NAME, "cuda") in backends.verified(backends.architecture(weight.device.index or 0))
 
 
 class DecodeGraphs:

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pynanochat.engine import graphs as graphs_module
-from pynanochat.engine.graphs import WARM, DecodeGraphs, ladder, pay_off
+from pynanochat.engine.graphs import NAME, WARM, DecodeGraphs, ladder, pay_off
 from pynanochat.engine.paged_cache import PagedCache
 from pynanochat.engine.requests import Request
 from pynanochat.engine.sampling import Sampling
@@ -203,10 +203,15 @@ def test_no_graphs_on_a_cpu():
     assert not pay_off(model) and Scheduler(model, ByteTokenizer()).graphs is None
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_on_a_gpu_with_an_attention_that_reads_what_is_there(monkeypatch, backend):
+@pytest.mark.parametrize(
+    ("backend", "verified", "wanted"),
+    [("reference", True, False), ("triton", True, True), ("triton", False, False)],
+)
+def test_on_a_gpu_where_they_are_verified_with_an_attention_that_reads_what_is_there(
+    monkeypatch, backend, verified, wanted
+):
     class Weight:
-        device = torch.device("cuda")
+        device = torch.device("cuda", 0)
 
     class Head:
         weight = Weight()
@@ -214,8 +219,44 @@ def test_on_a_gpu_with_an_attention_that_reads_what_is_there(monkeypatch, backen
     class Model:
         lm_head = Head()
 
+    passed = {(NAME, "cuda")} if verified else set()
     monkeypatch.setattr(graphs_module.backends, "choose", lambda op, tensor: backend)
-    assert pay_off(Model()) is (backend == "triton")
+    monkeypatch.setattr(graphs_module.backends, "architecture", lambda index: "sm_90")
+    monkeypatch.setattr(graphs_module.backends, "verified", lambda architecture: passed)
+    assert pay_off(Model()) is wanted
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_a_cuda_graph_equals_the_eager_pass(record_property):
+    """With CudaGraph itself, on the ops that are the default there."""
+    record_property("op", NAME)
+    record_property("backend", "cuda")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    model = small_model().to("cuda")
+    texts, device = prompts(4), torch.device("cuda", torch.cuda.current_device())
+    caches = [
+        PagedCache(model.config, model.compute_dtype, device, 2048, page=4, windows=16) for _ in ("eager", "replayed")
+    ]
+    runs = [(cache, [list(t) for t in texts], filled(model, cache, texts)) for cache in caches]
+    graphs = DecodeGraphs(model, caches[1], 4)
+    for rows in (4, 2, 4, 3, 1, 3, 4):
+        logits = []
+        for cache, written, sequences in runs:
+            assert all(cache.reserve(sequence, 1) for sequence in sequences[:rows])
+            layout = cache.layout([(sequences[i], written[i], 1) for i in range(rows)])
+            if cache is caches[1]:
+                logits.append(graphs.run(layout).clone())
+            else:
+                ids, part = cache.on_device(layout)
+                logits.append(model(ids, cache=part, at=torch.arange(rows, device=device)))
+            for i in range(rows):
+                cache.advance(sequences[i], written[i], 1)
+        torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+        for i, token in enumerate(logits[0].argmax(dim=-1).tolist()):
+            for _, written, _ in runs:
+                written[i].append(token)
 
 
 def test_the_watch_would_see_a_question():
