@@ -11,6 +11,7 @@ import torch
 
 from pynanochat.bench import bench_linear_softcap_cross_entropy as cross_entropy
 from pynanochat.bench import bench_rotary_qk_norm as rotary
+from pynanochat.bench import gpu_attention_paged as paged
 from pynanochat.ops.backends import implementations
 
 DEVICE = "cuda"  # the tests run everything here on the CPU
@@ -62,7 +63,7 @@ def contenders(op: str, verified: list[dict]) -> dict:
 
 def rows_of(op: str, case: str, times: dict, work: float, unit: str, bound: float) -> list[dict]:
     """A row for each backend: `work` (in units that make `unit` per second) over its time, and its peers."""
-    peers = {name: times[name] for name in ("eager", "compiled") if name in times}
+    peers = {name: times[name] for name in ("eager", "compiled", "sdpa") if name in times}
     return [
         {
             "op": op,
@@ -121,9 +122,14 @@ def bench_cross_entropy(case, label, kernels, rate) -> list[dict]:
     )  # fmt: skip
 
 
+def bench_paged(case, label, kernels, rate) -> list[dict]:
+    return rows_of("attention_paged", label, interleave(paged.contest(case, kernels, DEVICE)), *paged.work(case, rate))
+
+
 BENCHMARKS = [
     ("rotary_qk_norm", bench_rotary, ROTARY_CASES),
     ("linear_softcap_cross_entropy", bench_cross_entropy, CROSS_ENTROPY_CASES),
+    ("attention_paged", bench_paged, paged.CASES),
 ]
 
 

@@ -9,6 +9,7 @@ from pynanochat.ops.muon_step import muon_step
 from pynanochat.ops.relu2_mlp import relu2_mlp
 from pynanochat.ops.rms_norm import rms_norm
 from pynanochat.ops.rotary_qk_norm import rotary_qk_norm, rotary_table
+from pynanochat.ops.sample_tokens import sample_tokens
 from pynanochat.ops.smear import smear
 from pynanochat.ops.value_gate import value_gate
 
@@ -23,6 +24,7 @@ __all__ = [
     "rms_norm",
     "rotary_qk_norm",
     "rotary_table",
+    "sample_tokens",
     "smear",
     "value_gate",
 ]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pynanochat import _C
+from pynanochat.ops import attention_paged_gpu
 from pynanochat.ops.backends import implement, pick
 from pynanochat.ops.register import define
 
@@ -90,6 +91,7 @@ def attention_paged_cpu(q, k_pages, v_pages, tables, starts, lengths, longest, w
 
 
 implement("attention_paged", "cpu", attention_paged_cpu)
+implement("attention_paged", "triton", attention_paged_gpu.triton)
 
 
 # --- registration ---

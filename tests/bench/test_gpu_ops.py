@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from pynanochat.bench import gpu_ops
+from pynanochat.bench import gpu_attention_paged, gpu_ops
 
 VERIFIED = [{"op": op, "backend": "cpu"} for op, _, _ in gpu_ops.BENCHMARKS]
 
@@ -29,6 +29,7 @@ def on_cpu(monkeypatch):
     rate = {"bf16_tflops": 0.1, "copy_gbs": 10.0}
     monkeypatch.setattr(gpu_ops, "roofline", lambda: rate)
     tiny = {"rotary_qk_norm": {"small": (2, 8, 2, 2, 16)}, "linear_softcap_cross_entropy": {"small": (64, 16, 128)}}
+    tiny |= {"attention_paged": {"small": ([(1, 20)] * 2, 2, 1, 16, 16, -1)}}
     monkeypatch.setattr(gpu_ops, "BENCHMARKS", [(op, bench, tiny[op]) for op, bench, _ in gpu_ops.BENCHMARKS])
 
 
@@ -39,9 +40,11 @@ def test_every_verified_backend_has_its_rows(on_cpu, capsys):
         ("rotary_qk_norm", "small forward"),
         ("rotary_qk_norm", "small backward"),
         ("linear_softcap_cross_entropy", "small loss and gradients"),
+        ("attention_paged", "small"),
     }
     for row in rows.values():
-        assert row["backend"] == "cpu" and row["ms"] > 0 and row["times_eager"] > 0 and row["times_compiled"] > 0
+        assert row["backend"] == "cpu" and row["ms"] > 0 and row["times_eager"] > 0
+        assert row["times_sdpa" if row["op"] == "attention_paged" else "times_compiled"] > 0
     forward = rows["rotary_qk_norm", "small forward"]
     assert forward["gbs"] == pytest.approx(2 * (2 * 2 * 8 * 2 * 16 * 2) / 1e9 / (forward["ms"] / 1e3))
     assert forward["of_bound"] == pytest.approx(forward["gbs"] / 10.0)
@@ -64,3 +67,21 @@ def test_roofline_sizes(monkeypatch):
     )
     rate = gpu_ops.roofline(size=64, copied=1000)
     assert rate == {"bf16_tflops": 2 * 64**3 / 1e12, "copy_gbs": 2000 / 1e9}
+
+
+@pytest.mark.parametrize(
+    "case", [([(1, 40)] * 3, 4, 2, 16, 16, -1), ([(1, 40)] * 3, 2, 2, 16, 16, 20), ([(24, 24)] * 2, 2, 1, 16, 16, -1)]
+)
+def test_attention_in_one_piece_is_the_same_attention(case):
+    functions = gpu_attention_paged.contest(case, {}, "cpu")
+    theirs = functions["sdpa"]().transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(theirs, functions["eager"]())
+
+
+def test_work_of_attention():
+    rate = {"bf16_tflops": 2.0, "copy_gbs": 10.0}
+    assert gpu_attention_paged.work(([(1, 8)], 2, 2, 16, 4, -1), rate) == (2 * 8 * 2 * 16 * 2 / 1e9, "gbs", 10.0)
+    pairs = 4000 * 4001 // 2
+    work = gpu_attention_paged.work(([(4000, 4000)], 2, 2, 16, 4, -1), rate)
+    assert work == (4 * pairs * 2 * 16 / 1e12, "tflops", 2.0)
+    assert gpu_attention_paged.flops(([(3, 8)], 1, 1, 1, 4, 2)) == 4 * 9

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pynanochat.ops.backends import implementations
+
 ON_CPU = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else []
 if os.environ.get("EMULATED_CUDA"):
     specification = importlib.util.spec_from_file_location("emulated", Path(__file__).with_name("emulated.py"))
@@ -18,13 +20,14 @@ if os.environ.get("EMULATED_CUDA"):
     specification.loader.exec_module(emulated)
     emulated.install(os.environ["EMULATED_CUDA"])
     ON_CPU = ["cuda"]
-ON_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in ("triton", "cuda")]
 
 
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
         gpu_only = metafunc.definition.get_closest_marker("gpu")
-        metafunc.parametrize("backend", ON_CPU if ON_CPU and not gpu_only else ON_GPU)
+        have = implementations(metafunc.module.OP)
+        on_gpu = [pytest.param(name, marks=pytest.mark.gpu) for name in ("triton", "cuda") if name in have]
+        metafunc.parametrize("backend", ON_CPU if ON_CPU and not gpu_only else on_gpu)
 
 
 def pytest_runtest_setup(item):
