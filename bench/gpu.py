@@ -3,9 +3,10 @@
     pynanochat bench gpu [--output FOLDER] [--minutes 10]
 
 Run it from a checkout. It runs `pytest -m gpu`, measures what the card's matrix products and memory reach, benchmarks
-every op whose tests passed against eager torch and torch.compile, and writes bench/results/DEVICE.json. From then on
-the backends listed there as `verified` are the default on this architecture (pynanochat/ops/backends.py). An op and
-is verified where tests of it ran and every one of them passed.
+every op whose tests passed against eager torch and torch.compile, then whole steps of training and decoding, lets
+compute-sanitizer watch the CUDA ops where it is installed and time is left, and writes bench/results/DEVICE.json. From
+then on the backends listed there as `verified` are the default on this architecture (pynanochat/ops/backends.py). An op
+and a backend are verified where tests of them ran and every one of them passed.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from pathlib import Path
 
 from pynanochat.errors import BackendError, UsageError
 
-TEST_SHARE = 0.6  # of the time; the benchmarks get the rest
+TEST_SHARE = 0.6  # of the time, for the tests
+OPS_SHARE = 0.75  # by then the ops are measured; whole steps and the memory check get the rest
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,8 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     import torch
 
+    from pynanochat.ops import backends
+
     if not torch.cuda.is_available():
         from pynanochat import _C
 
@@ -204,11 +208,17 @@ def main(argv: list[str]) -> None:
     folder = options.output or checkout / "bench" / "results"
     write_results(folder, result)  # what the tests found stays, should a benchmark break
 
-    from pynanochat.bench import gpu_ops
+    from pynanochat.bench import gpu_memcheck, gpu_ops, gpu_steps
 
-    result |= gpu_ops.measure(result["verified"], deadline=started + seconds)
+    backends.verified.cache_clear()  # whole steps run on what has just passed
+    result |= gpu_ops.measure(result["verified"], deadline=started + seconds * OPS_SHARE)
+    steps = gpu_steps.measure(result["verified"], result["roofline"], deadline=started + seconds)
+    result["rows"] += steps["rows"]
+    result["not_measured"] |= steps["not_measured"]
+    result |= gpu_memcheck.run_memcheck(checkout, started + seconds - time.monotonic())
     path = write_results(folder, result)
     gpu_ops.show(result)
+    print(f"memory check of the CUDA ops: {result['memcheck']}")
     passed = ", ".join(f"{v['op']} ({v['backend']})" for v in result["verified"]) or "nothing"
     print(f"verified on {result['architecture']}: {passed}\nwritten to {path}")
     if result["tests"]["failed"] or not finished:

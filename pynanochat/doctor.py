@@ -90,6 +90,41 @@ def look_at_triton(findings: Findings) -> None:
     findings.fact("triton", triton.__version__)
 
 
+def look_at_results(findings: Findings) -> None:
+    """What `pynanochat bench gpu` has left of each GPU that it ran on."""
+    import torch
+
+    import pynanochat.ops  # noqa: F401  registers every op
+    from pynanochat.ops import backends
+
+    here = backends.architecture(0) if torch.cuda.is_available() else None
+    for result in backends.results():
+        file, tests = result["file"], result["file"].get("tests", {})
+        device = file.get("device", "a GPU")
+        findings.fact(
+            "checked",
+            f"{device} ({result['architecture']}), {file.get('date', 'no date')}, commit "
+            f"{str(file.get('commit', 'unknown'))[:12]}: {len(result['verified'])} verified, "
+            f"{tests.get('failed', 0)} tests failed",
+        )
+        if result["architecture"] == here and (tests.get("failed") or not tests.get("finished", True)):
+            findings.problem(
+                f"the tests on {device} did not all pass: {', '.join(tests.get('failures', [])[:3]) or 'broken off'}",
+                "what failed is not used; run `pynanochat bench gpu` again once it is mended",
+            )
+    if here is not None:
+        left = unverified(backends.verified(here))
+        findings.fact(f"not verified on {here}", ", ".join(left) or "nothing: all that there is has passed")
+
+
+def unverified(passed) -> list[str]:
+    """The GPU backends of ops, "op (backend)", that are not among `passed`: they are never used unasked."""
+    from pynanochat.ops import backends
+
+    pairs = [(op, b) for op in backends.ops() for b in ("triton", "cuda") if b in backends.implementations(op)]
+    return [f"{op} ({backend})" for op, backend in pairs if (op, backend) not in passed]
+
+
 def look_at_ops(findings: Findings) -> None:
     import torch
 
@@ -133,6 +168,7 @@ LOOKS = [
     ("the CPU", look_at_cpu, None),
     ("the extension", look_at_extension, "reinstall from the repository: pip install --force-reinstall --no-deps ."),
     ("triton", look_at_triton, "reinstall it: pip install --force-reinstall triton"),
+    ("the results of GPUs", look_at_results, "remove bench/results and run `pynanochat bench gpu` again"),
     ("the sandbox", look_at_sandbox, "reinstall from the repository: pip install --force-reinstall --no-deps ."),
     ("the ops", look_at_ops, "see the problems above it; if there are none, report this line"),
 ]

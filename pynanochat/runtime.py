@@ -85,6 +85,25 @@ def pick_compute_dtype(device, name: str = "auto"):
     return torch.bfloat16 if cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"} else torch.float32
 
 
+def wants_compiling(name: str, device) -> bool:
+    """Whether `--compile NAME` means torch.compile on `device`: auto is on for a GPU that Triton makes code for.
+
+    Raises UsageError for another name. A run's settings of before `auto` say true or false.
+    """
+    name = {True: "on", False: "off"}.get(name, name)
+    if name not in ("auto", "on", "off"):
+        raise UsageError(f"--compile {name}: use auto, on or off")
+    if name != "auto":
+        return name == "on"
+    import importlib.util
+
+    import torch
+
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
+
+
 def init_distributed(ranks: Ranks, device) -> None:
     """Join, once, the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing for one process."""
     if ranks.world_size == 1:
@@ -146,6 +165,15 @@ def free_memory() -> int:
     except OSError:
         pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def device_memory(device) -> int:
+    """Bytes of `device` that this process may use: those that are free, and on a GPU what it already has."""
+    if device.type != "cuda":
+        return free_memory()
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
 
 # Dense bf16 peak of one GPU in FLOP/s, by a part of its name (vendors' data sheets).

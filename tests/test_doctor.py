@@ -63,3 +63,44 @@ def test_table_in_a_terminal(capsys):
     doctor.print_rich(doctor.examine())
     said = capsys.readouterr().out
     assert "rms_norm" in said and "torch" in said
+
+
+def result(architecture="sm_90", failed=0, **fields):
+    tests = {"finished": True, "failed": failed, "failures": ["tests.kernels::test_x"] * failed}
+    file = {"device": "NVIDIA H100", "date": "2026-01-02 03:04 UTC", "commit": "abc" * 12, "tests": tests} | fields
+    return {"architecture": architecture, "verified": {("rotary_qk_norm", "triton")}, "file": file}
+
+
+@pytest.fixture
+def on_an_h100(monkeypatch):
+    """Findings of look_at_results where torch sees an H100 and these results lie there."""
+
+    def look(*results):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr(backends, "architecture", lambda index: "sm_90")
+        monkeypatch.setattr(backends, "results", lambda: list(results))
+        backends.verified.cache_clear()
+        findings = doctor.Findings()
+        doctor.look_at_results(findings)
+        backends.verified.cache_clear()
+        return findings
+
+    return look
+
+
+def test_it_says_what_was_checked_on_which_gpu_and_what_was_not(on_an_h100):
+    findings = on_an_h100(result())
+    facts = dict(findings.facts)
+    assert facts["checked"] == (
+        "NVIDIA H100 (sm_90), 2026-01-02 03:04 UTC, commit abcabcabcabc: 1 verified, 0 tests failed"
+    )
+    left = facts["not verified on sm_90"].split(", ")
+    assert "rotary_qk_norm (cuda)" in left and "rotary_qk_norm (triton)" not in left and not findings.problems
+    assert "rotary_qk_norm (triton)" in dict(on_an_h100(result("sm_80")).facts)["not verified on sm_90"]
+
+
+def test_tests_that_failed_on_this_gpu_are_a_problem(on_an_h100):
+    ((what, remedy),) = on_an_h100(result(failed=2)).problems
+    assert "NVIDIA H100" in what and "test_x" in what and "bench gpu" in remedy
+    assert on_an_h100(result("sm_80", failed=2)).problems == []
+    assert on_an_h100(result(tests={"finished": False})).problems

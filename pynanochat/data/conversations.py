@@ -37,6 +37,12 @@ class ConversationBatch:
     targets: np.ndarray
     tokens: int
 
+    def pieces(self, count: int) -> list[tuple["ConversationBatch", float]]:
+        """At most `count` batches of its rows, each with its share of all targets; their `tokens` count padding too."""
+        count, said = min(count, len(self.inputs)), max(1, np.count_nonzero(self.targets >= 0))
+        parts = zip(np.array_split(self.inputs, count), np.array_split(self.targets, count), strict=True)
+        return [(ConversationBatch(i, t, i.size), np.count_nonzero(t >= 0) / said) for i, t in parts]
+
 
 def render(tokenizer, item: dict, most: int) -> tuple[list[int], list[int]]:
     """(ids, mask), at most `most` of each, of a mixture's item: a conversation, or a document, all of whose text is

@@ -59,9 +59,16 @@ class _Group:
 
     def make_room(self) -> None:
         """Storage for every page that was given out: doubled where it is too small, up to the pool's size."""
-        if self.pool.begun <= self.room:
-            return
-        pages = min(self.pool.size, max(self.pool.begun, 2 * self.room))
+        if self.pool.begun > self.room:
+            self._grow(min(self.pool.size, max(self.pool.begun, 2 * self.room)))
+
+    def take_all_room(self) -> int:
+        """Storage for every page and for one more, which stays where it is; the number of that page."""
+        if self.room <= self.pool.size:
+            self._grow(self.pool.size + 1)
+        return self.pool.size
+
+    def _grow(self, pages):
         for layer, both in self.storage.items():
             grown = [x.new_zeros(pages, *x.shape[1:]) for x in both]
             for new, old in zip(grown, both, strict=True):
@@ -71,6 +78,15 @@ class _Group:
     def first_page(self, position: int, page: int) -> int:
         """The first page that a query at `position`, or a later one, sees."""
         return 0 if self.window < 0 else max(0, position - self.window) // page
+
+
+class Layout:
+    """The integers of one forward pass as NumPy arrays, int64: those of Pass, and the ids (N,) that the model reads."""
+
+    def __init__(self, ids, previous, positions, starts, lengths, longest, tables, slots):
+        self.ids, self.previous, self.positions = ids, previous, positions
+        self.starts, self.lengths, self.longest = starts, lengths, longest
+        self.tables, self.slots = tables, slots
 
 
 class Pass:
@@ -174,8 +190,31 @@ class PagedCache:
         self._fill_tables(sequence)
         return True
 
+    def take_all_room(self) -> list[int]:
+        """Give every page its storage for good, so that no address changes any more; and for each group the number of
+        a page that no sequence ever has."""
+        return [group.take_all_room() for group in self.groups]
+
     def plan(self, parts: list[tuple[Sequence, list[int], int]]) -> tuple[torch.Tensor, Pass]:
         """ids (N, 1) and the pass that runs, of each (sequence, its tokens, count), the next `count` tokens."""
+        return self.on_device(self.layout(parts))
+
+    def on_device(self, layout: Layout) -> tuple[torch.Tensor, Pass]:
+        """ids (N, 1) and the pass that runs a layout."""
+        part = Pass(
+            self,
+            self._tensor(layout.positions),
+            self._tensor(layout.previous),
+            self._tensor(layout.starts),
+            self._tensor(layout.lengths),
+            layout.longest,
+            [self._tensor(table) for table in layout.tables],
+            [self._tensor(place) for place in layout.slots],
+        )
+        return self._tensor(layout.ids)[:, None], part
+
+    def layout(self, parts: list[tuple[Sequence, list[int], int]]) -> Layout:
+        """The integers of the pass that runs, of each (sequence, its tokens, count), the next `count` tokens."""
         ids, previous = array("q"), array("q")
         for sequence, tokens, count in parts:
             first = sequence.length
@@ -196,17 +235,8 @@ class PagedCache:
         tables = [group.tables[slot, :columns] for group in self.groups]
         row, column = np.repeat(np.arange(len(parts)), counts), positions // self.page
         slots = [table[row, column] * self.page + positions % self.page for table in tables]
-        part = Pass(
-            self,
-            self._tensor(positions),
-            self._tensor(np.frombuffer(previous, np.int64).copy()),
-            self._tensor(starts),
-            self._tensor(lengths),
-            int(counts.max()),
-            [self._tensor(table) for table in tables],
-            [self._tensor(place) for place in slots],
-        )
-        return self._tensor(np.frombuffer(ids, np.int64).copy())[:, None], part
+        ids, previous = (np.frombuffer(x, np.int64).copy() for x in (ids, previous))
+        return Layout(ids, previous, positions, starts, lengths, int(counts.max()), tables, slots)
 
     def advance(self, sequence: Sequence, tokens, count: int) -> None:
         """A pass has run the next `count` of the sequence's `tokens`."""

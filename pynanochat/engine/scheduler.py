@@ -17,6 +17,7 @@ from itertools import accumulate
 
 import torch
 
+from pynanochat.engine.graphs import DecodeGraphs, pay_off
 from pynanochat.engine.paged_cache import PAGE, PagedCache
 from pynanochat.engine.requests import Request, Token
 from pynanochat.engine.sampler import sample
@@ -60,6 +61,7 @@ class Scheduler:
         self.cache = PagedCache(
             model.config, model.compute_dtype, device, self.cache_tokens, page=page, windows=most_rows, burst=chunk
         )
+        self.graphs = DecodeGraphs(model, self.cache, most_rows) if pay_off(model) else None
         self._tickets: dict[int, Ticket] = {}
         self._waiting: list[Answer] = []
         self._running: list[Answer] = []
@@ -163,16 +165,23 @@ class Scheduler:
         parts = self._parts()
         if not parts:
             return []
-        ids, pass_ = self.cache.plan([(answer.cached, answer.tokens, count) for answer, count in parts])
+        layout = self.cache.layout([(answer.cached, answer.tokens, count) for answer, count in parts])
         ends = list(accumulate(count for _, count in parts))
         ready = [i for i, (a, count) in enumerate(parts) if a.cached.length + count == len(a.tokens)]
         scores = [places_of(*part, end) for part, end in zip(parts, ends, strict=True)]
         at = [ends[i] - 1 for i in ready] + [place for places in scores for place in places]
-        logits = self.model(ids, cache=pass_, at=torch.tensor(at, dtype=torch.int64, device=ids.device))
+        logits = self._logits(layout, at)
         made = scored(parts, scores, logits[len(ready) :])
         for answer, count in parts:
             self.cache.advance(answer.cached, answer.tokens, count)
         return made + self._taken([parts[i][0] for i in ready], logits[: len(ready)])
+
+    def _logits(self, layout, at):
+        """The logits (len(at), V) of these places of a pass; from a graph where the pass is one token of each row."""
+        if self.graphs is not None and at == list(range(len(layout.lengths))) and self.graphs.takes(layout):
+            return self.graphs.run(layout)
+        ids, pass_ = self.cache.on_device(layout)
+        return self.model(ids, cache=pass_, at=torch.tensor(at, dtype=torch.int64, device=ids.device))
 
     def check_integrity(self) -> None:
         """Raise EngineError where the books of the cache or of the answers do not agree."""

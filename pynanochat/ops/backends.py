@@ -55,19 +55,28 @@ def forced() -> str | None:
 def verified(architecture: str) -> frozenset[tuple[str, str]]:
     """The (op, backend) pairs that passed on GPU `architecture` ("sm_90"), from bench/results/*.json."""
     passed = set()
+    for result in results():
+        if result["architecture"] == architecture:
+            passed |= result["verified"]
+    return frozenset(passed)
+
+
+def results() -> list[dict]:
+    """The results files, {"architecture", "verified": {(op, backend), ...}, "file": its whole content} of each."""
+    found = []
     try:
-        results = importlib.resources.files("pynanochat.bench") / "results"
-        files = [f for f in results.iterdir() if f.name.endswith(".json")]
+        folder = importlib.resources.files("pynanochat.bench") / "results"
+        files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
     except (ModuleNotFoundError, FileNotFoundError):
-        return frozenset()
+        return []
     for file in files:
         try:
             result = json.loads(file.read_text())
-            if result["architecture"] == architecture:
-                passed |= {(entry["op"], entry["backend"]) for entry in result["verified"]}
+            passed = {(entry["op"], entry["backend"]) for entry in result["verified"]}
+            found.append({"architecture": result["architecture"], "verified": passed, "file": result})
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a damaged file verifies nothing
-    return frozenset(passed)
+    return found
 
 
 @functools.cache

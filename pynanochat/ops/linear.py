@@ -14,13 +14,14 @@ import torch.nn.functional as F
 
 from pynanochat import _C
 from pynanochat.ops.backends import choose, implement, pick
+from pynanochat.ops.casts import cast
 from pynanochat.ops.register import define, differentiate
 
 FEW_ROWS = 16  # of x: below, packing the weight costs more than the product gains
 
 
 def linear_reference(x, weight):
-    return F.linear(x, weight.to(x.dtype))
+    return F.linear(x, cast(weight, x.dtype))
 
 
 implement("linear", "reference", linear_reference)

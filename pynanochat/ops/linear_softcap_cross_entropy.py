@@ -19,6 +19,7 @@ from pynanochat import _C
 from pynanochat.errors import UsageError
 from pynanochat.ops import linear_softcap_cross_entropy_gpu
 from pynanochat.ops.backends import implement, pick
+from pynanochat.ops.casts import cast
 from pynanochat.ops.register import define, differentiate
 
 CHUNK = 1024  # tokens
@@ -36,14 +37,14 @@ def _chunk_losses(x, weight, targets, softcap, ignore_index):
 
 
 def losses_reference(x, weight, targets, vocab_size, softcap, ignore_index):
-    weight = weight[:vocab_size].to(x.dtype)
+    weight = cast(weight, x.dtype)[:vocab_size]
     parts = zip(x.split(CHUNK), targets.split(CHUNK), strict=True)
     return torch.cat([_chunk_losses(xc, weight, tc, softcap, ignore_index)[0] for xc, tc in parts])
 
 
 def losses_and_grads_reference(x, weight, targets, token_scale, vocab_size, softcap, ignore_index):
     wide = torch.promote_types(x.dtype, torch.float32)
-    head = weight[:vocab_size].to(x.dtype)
+    head = cast(weight, x.dtype)[:vocab_size]
     losses, dx = [], torch.empty_like(x)
     dweight = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, wide), device=x.device)
     for start in range(0, max(1, x.size(0)), CHUNK):

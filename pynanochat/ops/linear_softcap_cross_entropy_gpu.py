@@ -9,6 +9,7 @@ import types
 import torch
 
 from pynanochat import _C
+from pynanochat.ops.casts import cast
 from pynanochat.ops.gpu import cuda_stream, triton_twin
 
 WORKSPACE = 128 * 2**20  # bytes
@@ -37,14 +38,14 @@ def _products(x, head):
 def chunked_losses(rows, x, weight, targets, vocab_size, softcap, ignore_index):
     """losses (N,) fp32. `rows(products, targets, token_scale or None, losses, softcap, ignore_index)` is the kernel."""
     losses = torch.empty(x.size(0), dtype=torch.float32, device=x.device)
-    for part, products in _products(x, weight[:vocab_size].to(x.dtype)):
+    for part, products in _products(x, cast(weight, x.dtype)[:vocab_size]):
         rows(products, targets[part], None, losses[part], softcap, ignore_index)
     return losses
 
 
 def chunked_losses_and_grads(rows, x, weight, targets, token_scale, vocab_size, softcap, ignore_index):
     """losses (N,) fp32 and the gradients of x and weight, of sum(token_scale · losses)."""
-    head = weight[:vocab_size].to(x.dtype)
+    head = cast(weight, x.dtype)[:vocab_size]
     token_scale = token_scale.to(torch.float32)
     losses = torch.empty(x.size(0), dtype=torch.float32, device=x.device)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -60,7 +61,7 @@ _triton = triton_twin("linear_softcap_cross_entropy", "losses", "rows")
 
 
 def losses_triton(x, weight, targets, vocab_size, softcap, ignore_index):
-    return _triton.losses(x, weight[:vocab_size].to(x.dtype), targets, softcap, ignore_index)
+    return _triton.losses(x, cast(weight, x.dtype)[:vocab_size], targets, softcap, ignore_index)
 
 
 def losses_and_grads_triton(*inputs):

@@ -55,8 +55,8 @@ class FinetuneSettings(LoopSettings):
     """Questions of each task in such an evaluation; 0 for all."""
     chat_eval_tasks: str = ""
     """Names of those tasks, with commas between them; empty for all that can be had."""
-    compile: bool = False
-    """Compile the training step with torch.compile."""
+    compile: str = "auto"
+    """Compile the training step with torch.compile: on, off, or auto, which is on for a GPU with Triton."""
 
     OPERATIONAL = LoopSettings.OPERATIONAL | {"compile", "chat_eval_every", "chat_eval_examples", "chat_eval_tasks"}
 
@@ -70,6 +70,7 @@ def check_settings(wanted: FinetuneSettings) -> None:
         zero_or_more=(*whole, "chat_eval_examples"),
         positive=("epochs", "lr_scale", "eval_tokens", "buffer_conversations", "keep_checkpoints", "max_bad_steps"),
     )
+    runtime.wants_compiling(wanted.compile, torch.device("cpu"))
     for name in names_in(wanted.chat_eval_tasks):
         if name not in GRADED:
             raise UsageError(f"--chat-eval-tasks {name}: no such task to grade; use {', '.join(GRADED)}")
@@ -133,7 +134,7 @@ class Finetuning(begin.Beginning):
         recorded = self.recorded()
         device_rows = self.wanted.device_rows or recorded.get("fitted_rows", 0)
         if not device_rows:
-            most = pretrain.fit_device_rows(self.config, self.device, rows // world)
+            most = pretrain.fit_device_rows(self.config, self.device, rows // world, dtype=self.dtype, processes=world)
             most = min(most, self.base.device_rows or most)
             device_rows = max(d for d in range(1, most + 1) if rows // world % d == 0)
         if rows % (device_rows * world):
@@ -156,7 +157,8 @@ class Finetuning(begin.Beginning):
             streams = {i: Prefetch(loader) for i, loader in streams.items()}
         size = measure(self.config)
         # Rows of every length would be compiled anew each time.
-        compiled = torch.compile(self.model, dynamic=False) if self.wanted.compile and self.packed else None
+        compiling = self.packed and runtime.wants_compiling(self.wanted.compile, self.device)
+        compiled = torch.compile(self.model, dynamic=False) if compiling else None
         loop = TrainingLoop(
             name=self.stage,
             folder=self.run.stage_folder(self.stage),

@@ -22,12 +22,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from pynanochat import checkpoint, settings
 from pynanochat.errors import CheckpointError, Interrupted, TrainingError
 from pynanochat.model import lora
+from pynanochat.ops.casts import casts_kept
 from pynanochat.runtime import Ranks
 from pynanochat.stages.progress import Display, duration
 
@@ -56,7 +58,8 @@ class TrainingLoop:
     """Trains until `total_steps`; `run()` returns a summary dict.
 
     streams: the loaders of this rank by number, each an endless iterator of batches with state_dict/load_state_dict;
-    where it has `metrics() -> dict of floats`, they are averaged over all streams and written with the step.
+    where it has `metrics() -> dict of floats`, they are averaged over all streams and written with the step. A batch
+    of a stage's own may have `pieces(count)`, as `pieces_of` gives them, for a GPU whose memory it does not fit.
     stream_count: loaders of all ranks together. loss(forward, batch) -> scalar tensor in nats, by default that of the
     next token. evaluate(model) -> dict of metrics; more_evaluations: pairs (steps between, evaluate) for costly ones,
     0 for never. sample(model) -> list of {"prompt", "text"}. identity: flat dict of everything that decides the result;
@@ -94,6 +97,7 @@ class TrainingLoop:
         self.forward, self.loss, self.more_evaluations = forward or model, loss or next_token_loss, more_evaluations
         self.device = next(model.parameters()).device
         self.step, self.tokens, self.seconds, self.bad_steps, self.rollbacks, self.skipped = 0, 0, 0.0, 0, 0, 0
+        self.pieces = 1  # that a micro-batch goes through the model in: more once one did not fit the GPU's memory
         self._wall_before, self._started = 0.0, time.perf_counter()
         self.last_eval: dict = {}
         self._stop_signal = 0  # what this rank caught; it stops only once all ranks know, in the same step
@@ -187,15 +191,42 @@ class TrainingLoop:
 
     def _accumulate(self) -> tuple[torch.Tensor, int]:
         """Gradients of the mean loss over this rank's micro-batches, divided by those of all ranks; the summed loss and
-        the tokens."""
+        the tokens. Where the GPU's memory is too small, the same batches again in smaller pieces."""
+        batches: list = []
+        while True:
+            with casts_kept(), contextlib.suppress(torch.cuda.OutOfMemoryError):  # which lets go of its tensors
+                return self._gradients(batches)
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self._split(batches[-1])
+
+    def _gradients(self, batches: list) -> tuple[torch.Tensor, int]:
+        """Add up the gradients of `batches`, one from each stream, which are drawn here where they are not there."""
         total, tokens = torch.zeros((), device=self.device), 0
-        for stream in self.streams.values():
-            batch = next(stream)
-            tokens += tokens_of(batch)
-            loss = self.loss(self.forward, batch) / self.stream_count
-            loss.backward()
-            total += loss.detach()
+        for number, stream in enumerate(self.streams.values()):
+            if number == len(batches):
+                batches.append(next(stream))
+            tokens += tokens_of(batches[number])
+            for piece, share in pieces_of(batches[number], self.pieces):
+                if share:
+                    loss = self.loss(self.forward, piece) / (self.stream_count / share)
+                    loss.backward()
+                    total += loss.detach()
         return total, tokens
+
+    def _split(self, batch) -> None:
+        """From now on run micro-batches in twice as many pieces. Raises TrainingError for one that has no more rows."""
+        before, self.pieces = len(pieces_of(batch, self.pieces)), 2 * self.pieces
+        after = len(pieces_of(batch, self.pieces))
+        if after == before:
+            raise TrainingError(
+                f"{self.name}: a micro-batch does not fit into the memory of {self.device} and cannot be made "
+                "smaller; use a smaller --device-rows, --sequence-len or --depth"
+            )
+        self.display.say(
+            f"{self.name}: out of memory on {self.device}: each micro-batch goes in {after} pieces from here on, "
+            "the step's batch stays the same"
+        )
 
     def _stream_metrics(self) -> dict[str, float]:
         """This rank's share of the mean over all streams."""
@@ -398,6 +429,18 @@ def next_token_loss(forward, rows) -> torch.Tensor:
 def tokens_of(batch) -> int:
     """What a batch counts for: its own `tokens`, or of rows (B, T+1) the B·T that are predicted."""
     return batch.tokens if hasattr(batch, "tokens") else batch.size - len(batch)
+
+
+def pieces_of(batch, count: int) -> list[tuple]:
+    """A batch in at most `count` pieces of its rows, each with its share of the batch's mean loss; what has no `pieces`
+    of its own and is no array stays whole."""
+    if count == 1:
+        return [(batch, 1.0)]
+    if hasattr(batch, "pieces"):
+        return batch.pieces(count)
+    if not isinstance(batch, np.ndarray):
+        return [(batch, 1.0)]
+    return [(part, len(part) / len(batch)) for part in np.array_split(batch, min(count, len(batch)))]
 
 
 def truncate_metrics(path: Path, step: int) -> None:

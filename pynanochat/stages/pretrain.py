@@ -12,7 +12,7 @@ from pynanochat.data.packing import PackedLoader, ValidationLoader
 from pynanochat.data.prefetch import Prefetch
 from pynanochat.errors import UsageError
 from pynanochat.evals.bpb import bits_per_byte
-from pynanochat.model import GPT, GPTConfig
+from pynanochat.model import GPT, GPTConfig, memory
 from pynanochat.model.scaling import Horizon, horizon, measure
 from pynanochat.optim import RECIPES, SCHEDULES, build_optimizer
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
@@ -52,8 +52,8 @@ class PretrainSettings(LoopSettings):
     """Validation tokens of each evaluation."""
     buffer_documents: int = 1000
     """Tokenized documents that packing chooses from."""
-    compile: bool = False
-    """Compile the training step with torch.compile."""
+    compile: str = "auto"
+    """Compile the training step with torch.compile: on, off, or auto, which is on for a GPU with Triton."""
 
     OPERATIONAL = LoopSettings.OPERATIONAL | {"compile"}
 
@@ -70,9 +70,11 @@ class Plan:
     """Micro-batches of a step, over all ranks."""
 
 
-def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1) -> Plan:
-    """The Plan for these settings. Raises UsageError for a batch that does not divide into micro-batches and ranks."""
+def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1, dtype=torch.bfloat16) -> Plan:
+    """The Plan for these settings; `dtype` is that of activations. Raises UsageError for a batch that does not divide
+    into micro-batches and ranks."""
     _check_positive(wanted)
+    runtime.wants_compiling(wanted.compile, device)
     heads = GPTConfig.from_depth(wanted.depth, arch=wanted.arch, head_dim=wanted.head_dim).n_head
     if wanted.kv_heads and heads % wanted.kv_heads:
         raise UsageError(f"--kv-heads {wanted.kv_heads} does not divide the {heads} query heads")
@@ -92,7 +94,9 @@ def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1)
             f"{world_size} ranks; use a multiple of {wanted.sequence_len * world_size}"
         )
     rows = extent.batch_tokens // wanted.sequence_len
-    device_rows = wanted.device_rows or fit_device_rows(config, device, rows // world_size)
+    device_rows = wanted.device_rows or fit_device_rows(
+        config, device, rows // world_size, dtype=dtype, processes=world_size
+    )
     if rows % (device_rows * world_size):
         raise UsageError(
             f"--device-rows {device_rows}: a step of {rows} rows does not divide into micro-batches of {device_rows} "
@@ -108,12 +112,14 @@ def check_plan(run, vocab_size: int, processes: int, begun: bool) -> None:
     `begun`: go by the micro-batches of the run's checkpoint, where there is one.
     """
     device = runtime.pick_device(run.settings.device, run.ranks)
-    runtime.pick_compute_dtype(device, run.settings.dtype)
-    what = plan(_with_recorded_rows(run) if begun else run.tables[NAME], vocab_size, device, processes)
+    dtype = runtime.pick_compute_dtype(device, run.settings.dtype)
+    what = plan(_with_recorded_rows(run) if begun else run.tables[NAME], vocab_size, device, processes, dtype)
     size = measure(what.config).parameters
     # Weights, gradients and at least one moment in fp32; ranks on a CPU share its memory.
     needed = 12 * size * (1 if device.type == "cuda" else processes)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else runtime.free_memory()
+    if device.type == "cuda":  # and on a GPU, where nothing is swapped out, one row
+        needed = max(needed, memory_on(device, what.config, dtype, processes).needed(1))
+    free = runtime.device_memory(device)
     if needed > free:
         raise UsageError(
             f"--depth {run.tables[NAME].depth}: {size:,} parameters need at least {needed / 2**30:,.1f} GiB to train "
@@ -132,17 +138,19 @@ def _check_positive(wanted: PretrainSettings) -> None:
     )
 
 
-def activation_bytes_per_token(config: GPTConfig) -> int:
-    """Bytes of saved activations for one token of a training step: about 34 widths a layer in bf16."""
-    return config.n_embd * (34 * config.n_layer + 16) * 2
-
-
-def fit_device_rows(config: GPTConfig, device, rows: int) -> int:
-    """The largest divisor of `rows`, at most 32, whose activations fit into the device's free memory."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else runtime.free_memory()
+def fit_device_rows(config: GPTConfig, device, rows: int, *, dtype=torch.bfloat16, processes: int = 1) -> int:
+    """The largest divisor of `rows`, at most 32, whose training step fits into the device's free memory; at least 1."""
+    free = runtime.device_memory(device)
+    if device.type == "cuda":
+        return memory.fit_rows(memory_on(device, config, dtype, processes), free, rows)
     free -= measure(config).training_bytes()
-    most = max(1, int(0.8 * free) // (activation_bytes_per_token(config) * config.sequence_len))
-    return max(d for d in range(1, min(rows, 32, most) + 1) if rows % d == 0)
+    most = max(1, int(0.8 * free) // (memory.activation_bytes_per_token(config, ours=False) * config.sequence_len))
+    return max(d for d in range(1, min(rows, memory.MOST_ROWS, most) + 1) if rows % d == 0)
+
+
+def memory_on(device, config: GPTConfig, dtype, processes: int) -> memory.StepMemory:
+    """What a training step takes on a GPU with the ops that are used there."""
+    return memory.step_memory(config, dtype.itemsize, ours=memory.ours_on(device), processes=processes)
 
 
 def identity(run) -> dict:
@@ -165,16 +173,16 @@ def train(run) -> dict:
         runtime.keep_freed_memory()
     runtime.seed_everything(run.settings.seed)
     tokenizer = run.tokenizer()
-    what = plan(wanted, len(tokenizer), device, ranks.world_size)
-    size = measure(what.config)
     dtype = runtime.pick_compute_dtype(device, run.settings.dtype)
+    what = plan(wanted, len(tokenizer), device, ranks.world_size, dtype)
+    size = measure(what.config)
     model = GPT(what.config, seed=run.settings.seed, compute_dtype=dtype).to(device)
     run.say(describe(what, size, dtype, device))
     loop = TrainingLoop(
         name=NAME,
         folder=run.stage_folder(NAME),
         model=model,
-        forward=torch.compile(model, dynamic=False) if wanted.compile else None,
+        forward=torch.compile(model, dynamic=False) if runtime.wants_compiling(wanted.compile, device) else None,
         optimizer=_optimizer(model, wanted, what),
         schedule=SCHEDULES[wanted.arch]["pretrain"],
         streams=_streams(run, tokenizer, what, wanted, device),
@@ -272,10 +280,12 @@ def describe(what: Plan, size, dtype, device) -> str:
     )
 
 
-def memory_needed(what: Plan) -> int:
+def memory_needed(what: Plan, device, dtype, processes: int) -> int:
     """Bytes that training will take on each rank, about."""
+    if device.type == "cuda":
+        return memory_on(device, what.config, dtype, processes).needed(what.device_rows)
     rows = what.device_rows * what.config.sequence_len
-    return measure(what.config).training_bytes() + rows * activation_bytes_per_token(what.config)
+    return measure(what.config).training_bytes() + rows * memory.activation_bytes_per_token(what.config, ours=False)
 
 
 def seconds_needed(what: Plan, flops_per_second: float) -> float:
@@ -289,16 +299,16 @@ ASSUMED_UTILISATION = 0.4  # of the peak, for a plan before anything has been me
 
 def describe_plan(wanted, vocab_size, device, run_settings, processes: int) -> str:
     """The lines of a dry run: parameters, FLOPs, memory, time and cost."""
-    what = plan(wanted, vocab_size, device, processes)
-    size = measure(what.config)
     dtype = runtime.pick_compute_dtype(device, run_settings.dtype)
+    what = plan(wanted, vocab_size, device, processes, dtype)
+    size = measure(what.config)
     rate = ASSUMED_UTILISATION * runtime.peak_flops(device, dtype) * processes
     hours = seconds_needed(what, rate) / 3600
     cost = f", about ${hours * run_settings.price_per_hour:,.2f}" if run_settings.price_per_hour else ""
     return (
         f"{describe(what, size, dtype, device)}\n"
-        f"pretrain: {size.flops_per_token:,} FLOPs a token, about {memory_needed(what) / 2**30:.1f} GiB on each of "
-        f"{processes} ranks\n"
+        f"pretrain: {size.flops_per_token:,} FLOPs a token, about "
+        f"{memory_needed(what, device, dtype, processes) / 2**30:.1f} GiB on each of {processes} ranks\n"
         f"pretrain: about {duration(hours * 3600)} at {ASSUMED_UTILISATION:.0%} of {rate / ASSUMED_UTILISATION:.2e} "
         f"FLOP/s{cost}"
     )

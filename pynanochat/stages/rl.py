@@ -307,7 +307,9 @@ def _rows(start: begin.Beginning) -> int:
     """Rows of a micro-batch: as set, as a begun run has them, or as many as fit."""
     answers = answers_of_rank(start.wanted, start.ranks.world_size)
     rows = start.wanted.device_rows or start.recorded().get("fitted_rows", 0)
-    rows = rows or pretrain.fit_device_rows(start.config, start.device, answers)
+    rows = rows or pretrain.fit_device_rows(
+        start.config, start.device, answers, dtype=start.dtype, processes=start.ranks.world_size
+    )
     if answers % rows:
         raise UsageError(
             f"this run has micro-batches of {rows} rows, which do not divide the {answers} answers of each of "
