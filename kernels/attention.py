@@ -45,19 +45,12 @@ def _turn(tiles, heads, heads_at_once):
 
 
 @triton.jit
-def _load(
-    at, first, row_stride, channel_stride, rows,
-    ROWS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr, EDGE: tl.constexpr,
-):  # fmt: skip
-    """Rows first to first + ROWS of one head, (ROWS, HEAD); zeros beyond D and, where EDGE, beyond `rows`."""
-    row = first + tl.arange(0, ROWS)[:, None]
-    channel = tl.arange(0, HEAD)[None, :]
-    places = at + row.to(tl.int64) * row_stride + channel.to(tl.int64) * channel_stride
-    if EDGE and D < HEAD:
-        x = tl.load(places, (row < rows) & (channel < D), other=0.0)
-    elif EDGE:
-        x = tl.load(places, row < rows, other=0.0)
-    elif D < HEAD:
+def _load(at, first, row_stride, channel_stride, rows, ROWS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr):
+    """Rows first to first + ROWS of one head, (ROWS, HEAD); the last one again and again beyond it, zeros beyond D."""
+    row = tl.minimum(first + tl.arange(0, ROWS), rows - 1)[:, None].to(tl.int64)
+    channel = tl.arange(0, HEAD)[None, :].to(tl.int64)
+    places = at + row * row_stride + channel * channel_stride
+    if D < HEAD:
         x = tl.load(places, channel < D, other=0.0)
     else:
         x = tl.load(places)
@@ -101,21 +94,21 @@ def _visible(query, key, window):
 
 @triton.jit
 def _attend(
-    queries, k, v, first_key, query, acc, top, total, positions, window, factor,
+    queries, k, v, first_key, query, edge, acc, top, total, positions, window, factor,
     k_row, k_channel, v_row, v_channel,
-    KEYS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr, EDGE: tl.constexpr,
+    KEYS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys more: acc (QUERIES, HEAD) and total of exp2(score - top), over all keys so far."""
-    keys = _load(k, first_key, k_row, k_channel, positions, KEYS, D, HEAD, EDGE)
+    keys = _load(k, first_key, k_row, k_channel, positions, KEYS, D, HEAD)
     score = tl.dot(queries, tl.trans(keys), input_precision="ieee")
-    if EDGE:
+    if edge:
         key = first_key + tl.arange(0, KEYS)
         score = tl.where(_visible(query[:, None], key[None, :], window), score, float("-inf"))
     higher = tl.maximum(top, tl.max(score, axis=1) * factor)
     p = tl.exp2(score * factor - higher[:, None])
     shrink = tl.exp2(top - higher)
     total = total * shrink + tl.sum(p, axis=1)
-    values = _load(v, first_key, v_row, v_channel, positions, KEYS, D, HEAD, EDGE)
+    values = _load(v, first_key, v_row, v_channel, positions, KEYS, D, HEAD)
     acc = tl.dot(p.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
     return acc, higher, total
 
@@ -134,22 +127,17 @@ def forward_kernel(
     g = (h // group).to(tl.int64)
     k += b * k_batch + g * k_head
     v += b * v_batch + g * v_head
-    queries = _load(q + b * q_batch + h.to(tl.int64) * q_head, first, q_row, q_channel, positions, QUERIES, D, HEAD, True)
+    queries = _load(q + b * q_batch + h.to(tl.int64) * q_head, first, q_row, q_channel, positions, QUERIES, D, HEAD)
     query = first + tl.arange(0, QUERIES)
     acc = tl.zeros([QUERIES, HEAD], tl.float32)
     top = tl.full([QUERIES], UNSEEN, tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     begin, inner, outer, end = _key_tiles(first, positions, window, QUERIES, KEYS)
-    for tile in range(inner, outer):
+    for tile in range(begin, end):
+        edge = (tile < inner) | (tile >= outer)
         acc, top, total = _attend(
-            queries, k, v, tile * KEYS, query, acc, top, total, positions, window, factor,
-            k_row, k_channel, v_row, v_channel, KEYS, D, HEAD, False,
-        )  # fmt: skip
-    for edge in range(begin, end - (outer - inner)):
-        tile = edge + tl.where(edge < inner, 0, outer - inner)
-        acc, top, total = _attend(
-            queries, k, v, tile * KEYS, query, acc, top, total, positions, window, factor,
-            k_row, k_channel, v_row, v_channel, KEYS, D, HEAD, True,
+            queries, k, v, tile * KEYS, query, edge, acc, top, total, positions, window, factor,
+            k_row, k_channel, v_row, v_channel, KEYS, D, HEAD,
         )  # fmt: skip
     row = heads * D
     _store(acc / total[:, None], out + b * positions * row + h * D, first, row, positions, QUERIES, D, HEAD)
@@ -169,8 +157,8 @@ def delta_kernel(
     which = tl.program_id(0) // tiles
     b = (which // heads).to(tl.int64)
     h = (which % heads).to(tl.int64)
-    x = _load(dout + b * dout_batch + h * dout_head, first, dout_row, dout_channel, positions, QUERIES, D, HEAD, True)
-    y = _load(out + b * out_batch + h * out_head, first, out_row, out_channel, positions, QUERIES, D, HEAD, True)
+    x = _load(dout + b * dout_batch + h * dout_head, first, dout_row, dout_channel, positions, QUERIES, D, HEAD)
+    y = _load(out + b * out_batch + h * out_head, first, out_row, out_channel, positions, QUERIES, D, HEAD)
     total = tl.sum(x.to(tl.float32) * y.to(tl.float32), axis=1)
     query = first + tl.arange(0, QUERIES)
     tl.store(delta + which.to(tl.int64) * positions + query, total, query < positions)
@@ -178,26 +166,22 @@ def delta_kernel(
 
 @triton.jit
 def _dkdv_step(
-    keys, values, q, dout, lse, delta, first_query, key, dk, dv, positions, window, factor,
+    keys, values, q, dout, lse, delta, first_query, key, edge, dk, dv, positions, window, factor,
     q_row, q_channel, dout_row, dout_channel,
-    QUERIES: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr, EDGE: tl.constexpr,
+    QUERIES: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries more, in dk and dv (KEYS, HEAD); scores lie transposed, (KEYS, QUERIES)."""
     query = first_query + tl.arange(0, QUERIES)
-    queries = _load(q, first_query, q_row, q_channel, positions, QUERIES, D, HEAD, EDGE)
-    if EDGE:
-        row_lse = tl.load(lse + query, query < positions, other=0.0)
-        row_delta = tl.load(delta + query, query < positions, other=0.0)
-    else:
-        row_lse = tl.load(lse + query)
-        row_delta = tl.load(delta + query)
+    queries = _load(q, first_query, q_row, q_channel, positions, QUERIES, D, HEAD)
     score = tl.dot(keys, tl.trans(queries), input_precision="ieee")
+    row_lse = tl.load(lse + query, query < positions, other=float("inf"))
     p = tl.exp2(score * factor - (row_lse * LOG2_E)[None, :])
-    if EDGE:
+    if edge:
         p = tl.where(_visible(query[None, :], key[:, None], window), p, 0.0)
-    douts = _load(dout, first_query, dout_row, dout_channel, positions, QUERIES, D, HEAD, EDGE)
+    douts = _load(dout, first_query, dout_row, dout_channel, positions, QUERIES, D, HEAD)
     dv = tl.dot(p.to(douts.dtype), douts, dv, input_precision="ieee")
     dp = tl.dot(values, tl.trans(douts), input_precision="ieee")
+    row_delta = tl.load(delta + query, query < positions, other=0.0)
     ds = p * (dp - row_delta[None, :])
     dk = tl.dot(ds.to(queries.dtype), queries, dk, input_precision="ieee")
     return dk, dv
@@ -214,30 +198,23 @@ def dkdv_kernel(
     first = turn * KEYS
     b = (which // groups).to(tl.int64)
     g = (which % groups).to(tl.int64)
-    keys = _load(k + b * k_batch + g * k_head, first, k_row, k_channel, positions, KEYS, D, HEAD, True)
-    values = _load(v + b * v_batch + g * v_head, first, v_row, v_channel, positions, KEYS, D, HEAD, True)
+    keys = _load(k + b * k_batch + g * k_head, first, k_row, k_channel, positions, KEYS, D, HEAD)
+    values = _load(v + b * v_batch + g * v_head, first, v_row, v_channel, positions, KEYS, D, HEAD)
     key = first + tl.arange(0, KEYS)
     sum_dk = tl.zeros([KEYS, HEAD], tl.float32)
     sum_dv = tl.zeros([KEYS, HEAD], tl.float32)
     begin, inner, outer, end = _query_tiles(first, positions, window, QUERIES, KEYS)
-    for member in range(0, group):
-        h = g * group + member
-        q_here = q + b * q_batch + h * q_head
-        dout_here = dout + b * dout_batch + h * dout_head
+    count = end - begin
+    for step in range(0, group * count):
+        h = g * group + step // count
+        tile = begin + step % count
+        edge = (tile < inner) | (tile >= outer)
         statistics = (b * groups * group + h) * positions
-        for tile in range(inner, outer):
-            sum_dk, sum_dv = _dkdv_step(
-                keys, values, q_here, dout_here, lse + statistics, delta + statistics, tile * QUERIES, key,
-                sum_dk, sum_dv, positions, window, factor,
-                q_row, q_channel, dout_row, dout_channel, QUERIES, D, HEAD, False,
-            )  # fmt: skip
-        for edge in range(begin, end - (outer - inner)):
-            tile = edge + tl.where(edge < inner, 0, outer - inner)
-            sum_dk, sum_dv = _dkdv_step(
-                keys, values, q_here, dout_here, lse + statistics, delta + statistics, tile * QUERIES, key,
-                sum_dk, sum_dv, positions, window, factor,
-                q_row, q_channel, dout_row, dout_channel, QUERIES, D, HEAD, True,
-            )  # fmt: skip
+        sum_dk, sum_dv = _dkdv_step(
+            keys, values, q + b * q_batch + h * q_head, dout + b * dout_batch + h * dout_head, lse + statistics, delta + statistics, tile * QUERIES, key, edge,
+            sum_dk, sum_dv, positions, window, factor,
+            q_row, q_channel, dout_row, dout_channel, QUERIES, D, HEAD,
+        )  # fmt: skip
     row = groups * D
     at = b * positions * row + g * D
     _store(sum_dk * scale, dk + at, first, row, positions, KEYS, D, HEAD)
@@ -246,18 +223,18 @@ def dkdv_kernel(
 
 @triton.jit
 def _dq_step(
-    queries, douts, k, v, row_lse, row_delta, first_key, query, dq, positions, window, factor,
+    queries, douts, k, v, row_lse, row_delta, first_key, query, edge, dq, positions, window, factor,
     k_row, k_channel, v_row, v_channel,
-    KEYS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr, EDGE: tl.constexpr,
+    KEYS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys more, in dq (QUERIES, HEAD)."""
-    keys = _load(k, first_key, k_row, k_channel, positions, KEYS, D, HEAD, EDGE)
+    keys = _load(k, first_key, k_row, k_channel, positions, KEYS, D, HEAD)
     score = tl.dot(queries, tl.trans(keys), input_precision="ieee")
     p = tl.exp2(score * factor - row_lse[:, None])
-    if EDGE:
+    if edge:
         key = first_key + tl.arange(0, KEYS)
         p = tl.where(_visible(query[:, None], key[None, :], window), p, 0.0)
-    values = _load(v, first_key, v_row, v_channel, positions, KEYS, D, HEAD, EDGE)
+    values = _load(v, first_key, v_row, v_channel, positions, KEYS, D, HEAD)
     dp = tl.dot(douts, tl.trans(values), input_precision="ieee")
     ds = p * (dp - row_delta[:, None])
     return tl.dot(ds.to(keys.dtype), keys, dq, input_precision="ieee")
@@ -278,9 +255,9 @@ def dq_kernel(
     g = h // group
     k += b * k_batch + g * k_head
     v += b * v_batch + g * v_head
-    queries = _load(q + b * q_batch + h * q_head, first, q_row, q_channel, positions, QUERIES, D, HEAD, True)
+    queries = _load(q + b * q_batch + h * q_head, first, q_row, q_channel, positions, QUERIES, D, HEAD)
     douts = _load(
-        dout + b * dout_batch + h * dout_head, first, dout_row, dout_channel, positions, QUERIES, D, HEAD, True
+        dout + b * dout_batch + h * dout_head, first, dout_row, dout_channel, positions, QUERIES, D, HEAD
     )
     query = first + tl.arange(0, QUERIES)
     statistics = which.to(tl.int64) * positions + query
@@ -288,16 +265,11 @@ def dq_kernel(
     row_delta = tl.load(delta + statistics, query < positions, other=0.0)
     total = tl.zeros([QUERIES, HEAD], tl.float32)
     begin, inner, outer, end = _key_tiles(first, positions, window, QUERIES, KEYS)
-    for tile in range(inner, outer):
+    for tile in range(begin, end):
+        edge = (tile < inner) | (tile >= outer)
         total = _dq_step(
-            queries, douts, k, v, row_lse, row_delta, tile * KEYS, query, total, positions, window, factor,
-            k_row, k_channel, v_row, v_channel, KEYS, D, HEAD, False,
-        )  # fmt: skip
-    for edge in range(begin, end - (outer - inner)):
-        tile = edge + tl.where(edge < inner, 0, outer - inner)
-        total = _dq_step(
-            queries, douts, k, v, row_lse, row_delta, tile * KEYS, query, total, positions, window, factor,
-            k_row, k_channel, v_row, v_channel, KEYS, D, HEAD, True,
+            queries, douts, k, v, row_lse, row_delta, tile * KEYS, query, edge, total, positions, window, factor,
+            k_row, k_channel, v_row, v_channel, KEYS, D, HEAD,
         )  # fmt: skip
     row = heads * D
     _store(total * scale, dq + b * positions * row + h * D, first, row, positions, QUERIES, D, HEAD)
