@@ -9,16 +9,21 @@ import torch
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
+from pynanochat.kernels import attention  # noqa: E402
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
 POINTERS = {  # by argument; x, weight and the like are of the kernel's dtype
     **dict.fromkeys(("cos", "sin", "losses", "token_scale", "partial", "picked"), "*fp32"),
+    **dict.fromkeys(("lse", "delta"), "*fp32"),
     "targets": "*i64",
-    **dict.fromkeys(("scale", "eps", "softcap"), "fp32"),
+    **dict.fromkeys(("scale", "eps", "softcap", "factor"), "fp32"),
 }
 OF_DTYPE = ("q", "grad_q", "out_q", "k", "grad_k", "out_k", "products", "x", "weight")
+OF_DTYPE += ("v", "out", "dout", "dq", "dk", "dv")  # attention
+STRIDES = ("_batch", "_row", "_head")
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 ROTARY = {"D": 128, "PAIRS": 64, "HEADS": rotary.HEADS_AT_ONCE}
 ROWS = {"BLOCK": cross_entropy.ROW_BLOCK}
 DENSE = {"x1": 1, "w1": 1}
@@ -32,13 +37,33 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
 }
 
 
+def add_attention(kernel, holds, D, dtype):
+    """attention's `kernel`_kernel with channels side by side and groups of any size."""
+    program = getattr(attention, f"{kernel}_kernel")
+    dense = {name: 1 for name in program.arg_names if name.endswith("_channel")}
+    constants = lambda architecture: {**attention.tiles(kernel, D, DTYPES[dtype], architecture), **dense}  # noqa: E731
+    KERNELS[f"attention {kernel} {D} {dtype}"] = (program, constants, dtype, None, holds)
+
+
+for kernel in ("forward", "dkdv", "dq"):
+    for D in (64, 128):
+        add_attention(kernel, "wgmma", D, "bf16")
+    add_attention(kernel, "fma", 128, "fp32")
+ROW_SUMS = {"QUERIES": 64, "D": 128, "HEAD": 128, "dout_channel": 1, "out_channel": 1}
+KERNELS["attention delta"] = (attention.delta_kernel, ROW_SUMS, "bf16", 4, "add")
+
+
 def compile_for(architecture, kernel, constants, dtype, warps):
+    constants = constants(architecture) if callable(constants) else constants
+    options = {name: constants[name] for name in ("num_warps", "num_stages") if name in constants}
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     kinds = {**POINTERS, **dict.fromkeys(OF_DTYPE, f"*{dtype}"), **dict.fromkeys(constants, "constexpr")}
     signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
-    whole = [n for n, kind in signature.items() if kind.startswith("*") or n in ("x0", "w0", "channels")]
+    multiples = ("x0", "w0", "channels")
+    whole = [n for n, kind in signature.items() if kind[0] == "*" or n in multiples or n.endswith(STRIDES)]
     aligned = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in whole}  # as a launch would find it
     source = triton.compiler.ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": warps, "num_stages": 3}
+    options = {"num_warps": warps, "num_stages": 3} | options
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
