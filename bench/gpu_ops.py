@@ -14,6 +14,7 @@ from pynanochat.bench import bench_rotary_qk_norm as rotary
 from pynanochat.ops.backends import implementations
 
 DEVICE = "cuda"  # the tests run everything here on the CPU
+PEERS = ("eager", "compiled")
 ROTARY_CASES = {"d12": (32, 2048, 6, 6, 128), "d24 grouped": (16, 2048, 12, 4, 128)}  # B, T, H, G, D
 CROSS_ENTROPY_CASES = {"d12": (65536, 768, 32768), "d24": (32768, 1536, 32768)}  # N, C, V
 
@@ -60,9 +61,11 @@ def contenders(op: str, verified: list[dict]) -> dict:
     return {v["backend"]: implementations(op)[v["backend"]] for v in verified if v["op"] == op}
 
 
-def rows_of(op: str, case: str, times: dict, work: float, unit: str, bound: float) -> list[dict]:
+def rows_of(
+    op: str, case: str, times: dict, work: float, unit: str, bound: float, peers=("eager", "compiled")
+) -> list[dict]:
     """A row for each backend: `work` (in units that make `unit` per second) over its time, and its peers."""
-    peers = {name: times[name] for name in ("eager", "compiled") if name in times}
+    peers = {name: times[name] for name in peers if name in times}
     return [
         {
             "op": op,
@@ -121,7 +124,10 @@ def bench_cross_entropy(case, label, kernels, rate) -> list[dict]:
     )  # fmt: skip
 
 
+from pynanochat.bench import gpu_attention  # noqa: E402  uses what stands above
+
 BENCHMARKS = [
+    ("attention", gpu_attention.bench_attention, gpu_attention.CASES),
     ("rotary_qk_norm", bench_rotary, ROTARY_CASES),
     ("linear_softcap_cross_entropy", bench_cross_entropy, CROSS_ENTROPY_CASES),
 ]

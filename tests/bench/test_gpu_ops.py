@@ -28,7 +28,11 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     rate = {"bf16_tflops": 0.1, "copy_gbs": 10.0}
     monkeypatch.setattr(gpu_ops, "roofline", lambda: rate)
-    tiny = {"rotary_qk_norm": {"small": (2, 8, 2, 2, 16)}, "linear_softcap_cross_entropy": {"small": (64, 16, 128)}}
+    tiny = {
+        "attention": {"small": (1, 16, 2, 1, 16, -1), "window": (1, 16, 2, 1, 16, 4)},
+        "rotary_qk_norm": {"small": (2, 8, 2, 2, 16)},
+        "linear_softcap_cross_entropy": {"small": (64, 16, 128)},
+    }
     monkeypatch.setattr(gpu_ops, "BENCHMARKS", [(op, bench, tiny[op]) for op, bench, _ in gpu_ops.BENCHMARKS])
 
 
@@ -36,12 +40,19 @@ def test_every_verified_backend_has_its_rows(on_cpu, capsys):
     result = gpu_ops.measure(VERIFIED, deadline=time.monotonic() + 60)
     rows = {(row["op"], row["case"]): row for row in result["rows"]}
     assert set(rows) == {
+        *(("attention", f"{case} {way}") for case in ("small", "window") for way in ("forward", "backward")),
         ("rotary_qk_norm", "small forward"),
         ("rotary_qk_norm", "small backward"),
         ("linear_softcap_cross_entropy", "small loss and gradients"),
     }
     for row in rows.values():
-        assert row["backend"] == "cpu" and row["ms"] > 0 and row["times_eager"] > 0 and row["times_compiled"] > 0
+        assert row["backend"] == "cpu" and row["ms"] > 0 and row["times_eager"] > 0
+        assert row["op"] == "attention" or row["times_compiled"] > 0
+    assert (
+        rows["attention", "small forward"]["times_flash"] > 0 and rows["attention", "window forward"]["times_flex"] > 0
+    )
+    backward = rows["attention", "window backward"]  # two heads, the first queries with fewer keys
+    assert backward["tflops"] == pytest.approx(2 * 10 * 16 * (1 + 2 + 3 + 4 + 12 * 5) / 1e12 / (backward["ms"] / 1e3))
     forward = rows["rotary_qk_norm", "small forward"]
     assert forward["gbs"] == pytest.approx(2 * (2 * 2 * 8 * 2 * 16 * 2) / 1e9 / (forward["ms"] / 1e3))
     assert forward["of_bound"] == pytest.approx(forward["gbs"] / 10.0)
