@@ -11,7 +11,7 @@ import time
 import torch
 
 from pynanochat import runtime
-from pynanochat.bench import gpu_ops
+from pynanochat.bench import gpu_timing as timing
 from pynanochat.engine.graphs import NAME as GRAPHS
 from pynanochat.engine.graphs import DecodeGraphs
 from pynanochat.engine.paged_cache import PagedCache
@@ -29,9 +29,9 @@ EAGER_SECONDS = 20
 
 def train(compiled: bool, rate: dict) -> list[dict]:
     """The row of a training step, eager or compiled, of as many rows as fit."""
-    device = torch.device(gpu_ops.DEVICE)
+    device = torch.device(timing.DEVICE)
     needed = memory.step_memory(CONFIG, ours=memory.ours_on(device))
-    rows = memory.fit_rows(needed, gpu_ops.free_memory(), memory.MOST_ROWS)
+    rows = memory.fit_rows(needed, timing.free_memory(), memory.MOST_ROWS)
     model = GPT(CONFIG, compute_dtype=torch.bfloat16).to(device)
     forward = torch.compile(model, dynamic=False) if compiled else model
     optimizer = build_optimizer(model, CONFIG.arch, lr_multiplier=0.01)
@@ -43,7 +43,7 @@ def train(compiled: bool, rate: dict) -> list[dict]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    seconds = gpu_ops.interleave({"step": step}, rounds=3)["step"]
+    seconds = timing.interleave({"step": step}, rounds=3)["step"]
     tokens = rows * CONFIG.sequence_len / seconds
     flops = tokens * size_of(CONFIG).flops_per_token
     how = "compiled" if compiled else "eager"
@@ -80,13 +80,13 @@ def decode(rows: int, graphs: bool, rate: dict) -> list[dict]:
             "gbs": gigabytes / seconds,
             "of_bound": gigabytes / seconds / rate["copy_gbs"],
         }
-        for name, seconds in gpu_ops.interleave(functions, rounds=5).items()
+        for name, seconds in timing.interleave(functions, rounds=5).items()
     ]
 
 
 def bf16_model():
     """A model whose weights too are bf16, as the engine has it; the rotary tables keep all their digits."""
-    model = GPT(CONFIG, compute_dtype=torch.bfloat16).to(gpu_ops.DEVICE).eval()
+    model = GPT(CONFIG, compute_dtype=torch.bfloat16).to(timing.DEVICE).eval()
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return model

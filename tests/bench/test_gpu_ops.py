@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from pynanochat.bench import gpu_attention_paged, gpu_ops, gpu_products
+from pynanochat.bench import gpu_attention_paged, gpu_ops, gpu_products, gpu_timing
 
 ON_CPU = {"linear_fp8": "reference"}  # of the others "cpu"
 VERIFIED = [{"op": op, "backend": ON_CPU.get(op, "cpu")} for op, _, _ in gpu_ops.BENCHMARKS]
@@ -23,16 +23,17 @@ def on_cpu(monkeypatch):
         function()
         return time.perf_counter() - start
 
-    monkeypatch.setattr(gpu_ops, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu_ops, "event_seconds", seconds)
-    monkeypatch.setattr(gpu_ops, "free_memory", lambda: 2**40)
+    monkeypatch.setattr(gpu_timing, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_timing, "event_seconds", seconds)
+    monkeypatch.setattr(gpu_timing, "free_memory", lambda: 2**40)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     rate = {"bf16_tflops": 0.1, "copy_gbs": 10.0}
-    monkeypatch.setattr(gpu_ops, "roofline", lambda: rate)
+    monkeypatch.setattr(gpu_timing, "roofline", lambda: rate)
     tiny = {"rotary_qk_norm": {"small": (2, 8, 2, 2, 16)}, "linear_softcap_cross_entropy": {"small": (64, 16, 128)}}
     tiny |= {"attention_paged": {"small": ([(1, 20)] * 2, 2, 1, 16, 16, -1)}}
     tiny |= {"muon_step": {"small": (2, 8, 24)}, "relu2_mlp": {"small": (32, 16, 48)}}
     tiny |= {"linear_fp8": {"small": (32, 16, 48)}}
+    tiny |= {"attention": {"small": (1, 16, 2, 1, 16, -1), "window": (1, 16, 2, 1, 16, 4)}}
     monkeypatch.setattr(gpu_ops, "BENCHMARKS", [(op, bench, tiny[op]) for op, bench, _ in gpu_ops.BENCHMARKS])
 
 
@@ -40,6 +41,7 @@ def test_every_verified_backend_has_its_rows(on_cpu, capsys):
     result = gpu_ops.measure(VERIFIED, deadline=time.monotonic() + 60)
     rows = {(row["op"], row["case"]): row for row in result["rows"]}
     assert set(rows) == {
+        *(("attention", f"{case} {way}") for case in ("small", "window") for way in ("forward", "backward")),
         ("rotary_qk_norm", "small forward"),
         ("rotary_qk_norm", "small backward"),
         ("linear_softcap_cross_entropy", "small loss and gradients"),
@@ -48,7 +50,13 @@ def test_every_verified_backend_has_its_rows(on_cpu, capsys):
     }
     for row in rows.values():
         assert row["backend"] == ON_CPU.get(row["op"], "cpu") and row["ms"] > 0 and row["times_eager"] > 0
-        assert row["times_sdpa" if row["op"] == "attention_paged" else "times_compiled"] > 0
+        peer = {"attention_paged": "times_sdpa", "attention": "times_eager"}.get(row["op"], "times_compiled")
+        assert row[peer] > 0
+    assert (
+        rows["attention", "small forward"]["times_flash"] > 0 and rows["attention", "window forward"]["times_flex"] > 0
+    )
+    backward = rows["attention", "window backward"]  # two heads, the first queries with fewer keys
+    assert backward["tflops"] == pytest.approx(2 * 10 * 16 * (1 + 2 + 3 + 4 + 12 * 5) / 1e12 / (backward["ms"] / 1e3))
     forward = rows["rotary_qk_norm", "small forward"]
     assert forward["gbs"] == pytest.approx(2 * (2 * 2 * 8 * 2 * 16 * 2) / 1e9 / (forward["ms"] / 1e3))
     assert forward["of_bound"] == pytest.approx(forward["gbs"] / 10.0)
@@ -65,11 +73,11 @@ def test_what_was_not_measured_is_said(on_cpu):
 
 
 def test_roofline_sizes(monkeypatch):
-    monkeypatch.setattr(gpu_ops, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_timing, "DEVICE", "cpu")
     monkeypatch.setattr(
-        gpu_ops, "interleave", lambda functions: {name: 1.0 for name in functions if functions[name]() is not None}
+        gpu_timing, "interleave", lambda functions: {name: 1.0 for name in functions if functions[name]() is not None}
     )
-    rate = gpu_ops.roofline(size=64, copied=1000)
+    rate = gpu_timing.roofline(size=64, copied=1000)
     assert rate == {"bf16_tflops": 2 * 64**3 / 1e12, "copy_gbs": 2000 / 1e9}
 
 

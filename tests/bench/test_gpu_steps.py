@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from pynanochat.bench import gpu_ops, gpu_steps
+from pynanochat.bench import gpu_steps, gpu_timing
 from pynanochat.engine import graphs
 from pynanochat.model import GPTConfig
 from pynanochat.model.scaling import measure
@@ -22,9 +22,9 @@ def on_cpu(monkeypatch):
         function()
         return time.perf_counter() - start
 
-    monkeypatch.setattr(gpu_ops, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu_ops, "event_seconds", seconds)
-    monkeypatch.setattr(gpu_ops, "free_memory", lambda: 10**9)
+    monkeypatch.setattr(gpu_timing, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_timing, "event_seconds", seconds)
+    monkeypatch.setattr(gpu_timing, "free_memory", lambda: 10**9)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(gpu_steps, "CONFIG", GPTConfig.from_depth(2, **SIZE))
     monkeypatch.setattr(gpu_steps, "CONTEXT", 40)

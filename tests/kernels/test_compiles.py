@@ -14,6 +14,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from pynanochat import kernels  # noqa: E402
 from pynanochat.kernels import (  # noqa: E402
     adamw_step,
+    attention,
     attention_paged,
     linear_fp8,
     linear_softcap_cross_entropy,
@@ -50,6 +51,12 @@ def cross_entropy(dtype=BF16):
     products, losses = full(128, 32768, dtype=dtype), full(128, dtype=FP32)
     linear_softcap_cross_entropy.rows(products, targets, None, losses, 15.0, -1)
     linear_softcap_cross_entropy.rows(products, targets, losses, losses, 15.0, -1)
+
+
+def attended(size, dtype=BF16, groups=2, window=-1):
+    q, k = full(1, 300, 4, size, dtype=dtype), full(1, 300, groups, size, dtype=dtype)
+    out, lse = attention.forward(q, k, k, window)
+    attention.backward(q, q, k, k, out, lse, window)
 
 
 def paged(longest, heads=8, groups=8, size=128, dtype=BF16, rows=4, columns=256):
@@ -112,12 +119,16 @@ def scale():
     return Scales([E4M3])[0]
 
 
+ATTENTION = {"delta_kernel": "add", "": "wgmma"}
 DECODE = {"attend_kernel": "cp.async", "combine_kernel": "ex2"}
 PREFILL = {"attend_kernel": "wgmma", "combine_kernel": "ex2"}
 CALLS = {  # the call, and what the PTX for sm_90 of its kernels must hold
     "rotary": (rotary, "sqrt"),
     "cross-entropy": (cross_entropy, {"losses_kernel": "wgmma", "rows_kernel": "ex2"}),
     "cross-entropy fp32": (lambda: cross_entropy(FP32), {"losses_kernel": "fma", "rows_kernel": "ex2"}),
+    "attention": (lambda: attended(128), ATTENTION),
+    "attention, head 64, window": (lambda: attended(64, window=100), ATTENTION),
+    "attention fp32": (lambda: attended(128, FP32), "fma"),
     "paged decode": (lambda: paged(1), DECODE),
     "paged decode, group of 4": (lambda: paged(1, groups=2), DECODE),
     "paged decode, head 256": (lambda: paged(1, size=256), DECODE),
