@@ -2,21 +2,25 @@
 
     p ← p·(1 - lr·wd);  m ← β1·m + (1-β1)·g;  v ← β2·v + (1-β2)·g²;  p ← p - lr·(m/(1-β1ᵗ)) / (√(v/(1-β2ᵗ)) + ε)
 
-All four tensors of a parameter have one shape and one dtype (fp32 or fp64). Bound by memory: 28 bytes an fp32 element
-(p, m, v read and written, g read). The reference is the formula; CPU and CUDA run torch's
-fused kernel, which is one pass.
+All four tensors of a parameter have one shape and one dtype (fp32 or fp64); the gradient may be bf16 where the rest is
+fp32. Bound by memory: 28 bytes an fp32 element (p, m, v read and written, g read). The reference is the formula; the
+CPU runs torch's fused kernel, which is one pass, and a GPU one launch of ours over all tensors.
 """
 
 import torch
 
 from pynanochat.errors import UsageError
+from pynanochat.ops import adamw_step_gpu
 from pynanochat.ops.backends import implement, pick
+
+NARROW_GRAD = (torch.float32, torch.bfloat16)  # the only dtypes of a param and its gradient that may differ
 
 
 def adamw_step_reference(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta1, beta2, eps, weight_decay):
     correction1 = 1 - beta1**step
     correction2 = 1 - beta2**step
     for param, grad, exp_avg, exp_avg_sq in zip(params, grads, exp_avgs, exp_avg_sqs, strict=True):
+        grad = grad.to(param.dtype)
         param.mul_(1 - lr * weight_decay)
         exp_avg.lerp_(grad, 1 - beta1)
         exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
@@ -29,12 +33,17 @@ def adamw_step_fused(params, grads, exp_avgs, exp_avg_sqs, *, step, **rates):
         return adamw_step_reference(params, grads, exp_avgs, exp_avg_sqs, step=step, **rates)
     # the step count is shared: the kernel only reads it
     steps = [torch.full((), float(step), device=params[0].device)] * len(params)
+    grads = [g.to(p.dtype) for p, g in zip(params, grads, strict=True)]
     torch._fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, [], steps, amsgrad=False, maximize=False, **rates)
+
+
+def adamw_step_cuda(*tensors, **settings):
+    (adamw_step_gpu.cuda if adamw_step_gpu.fits(*tensors) else adamw_step_fused)(*tensors, **settings)
 
 
 implement("adamw_step", "reference", adamw_step_reference)
 implement("adamw_step", "cpu", adamw_step_fused)
-implement("adamw_step", "cuda", adamw_step_fused)
+implement("adamw_step", "cuda", adamw_step_cuda)
 
 
 @torch.no_grad()
@@ -68,7 +77,8 @@ def adamw_step(
             "give as many of each"
         )
     for p, g, m, v in zip(param, grad, exp_avg, exp_avg_sq, strict=True):
-        if not p.shape == g.shape == m.shape == v.shape or not p.dtype == g.dtype == m.dtype == v.dtype:
+        same = p.dtype == m.dtype == v.dtype and (g.dtype == p.dtype or (p.dtype, g.dtype) == NARROW_GRAD)
+        if not (p.shape == g.shape == m.shape == v.shape and same):
             raise UsageError(
                 f"adamw_step: param {tuple(p.shape)} {p.dtype}, grad {tuple(g.shape)} {g.dtype} and moments "
                 f"{tuple(m.shape)} {m.dtype} must agree in shape and dtype"
