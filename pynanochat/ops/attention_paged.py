@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pynanochat import _C
+from pynanochat.ops import attention_paged_gpu
 from pynanochat.ops.backends import implement, pick
 from pynanochat.ops.register import define
 
@@ -92,6 +93,19 @@ def attention_paged_cpu(q, k_pages, v_pages, tables, starts, lengths, longest, w
 implement("attention_paged", "cpu", attention_paged_cpu)
 
 
+# --- cuda ---
+
+
+def attention_paged_cuda(q, k_pages, v_pages, tables, starts, lengths, longest, window):
+    """The kernel for rows of one query each; rows of more, as a prompt has, are the reference's."""
+    if not attention_paged_gpu.fits(q, k_pages, v_pages, longest):
+        return attention_paged_reference(q, k_pages, v_pages, tables, starts, lengths, longest, window)
+    return attention_paged_gpu.cuda(q, k_pages, v_pages, tables, starts, lengths, window)
+
+
+implement("attention_paged", "cuda", attention_paged_cuda)
+
+
 # --- registration ---
 
 
@@ -112,7 +126,7 @@ def attention_paged(q, k_pages, v_pages, tables, starts, lengths, longest: int, 
 
     tables (R, M), starts (R + 1,) and lengths (R,) are dense int64; `longest` is the most queries of a row, known
     without asking a GPU. Raises ValueError where the backend in use does not take the dtypes or shapes, or a table
-    names no page.
+    names no page; a kernel on a GPU cannot raise for the latter and gives NaN.
     """
     return (_op if torch.compiler.is_compiling() else _run)(
         q, k_pages, v_pages, tables, starts, lengths, longest, window
