@@ -21,6 +21,7 @@ import functools
 import torch
 
 from pynanochat.errors import UsageError
+from pynanochat.ops import muon_step_gpu
 from pynanochat.ops.backends import implement, pick
 from pynanochat.runtime import pick_compute_dtype
 
@@ -60,13 +61,13 @@ def gram_matrices(x):
     return gram
 
 
-def orthogonalize_2025(g, steps, dtype):
+def orthogonalize_2025(g, steps, dtype, iterate=iterate):
     """The orthogonal factor of g, roughly: singular values end within about 0.7 to 1.2. Overwrites g."""
     g.div_(_norm(g, dim=(-2, -1)) + 1e-7)
     return iterate(g.to(dtype), [QUINTIC] * steps).to(g.dtype)
 
 
-def orthogonalize_2026(g, steps, dtype):
+def orthogonalize_2026(g, steps, dtype, iterate=iterate):
     """The orthogonal factor of g after equalising its rows, not yet scaled. Overwrites g."""
     row_norm = _norm(g, dim=-1)
     equal = _norm(row_norm, dim=-2) / g.size(-2) ** 0.5 / row_norm.clamp_min(1e-6)
@@ -90,13 +91,15 @@ def scale_2026(x, second_moment, beta2):
     return to_norm * scale * (norm_before / norm_after.clamp_min(1e-10))
 
 
-def orthogonal_updates(grads, momentum_buffer, second_moment, *, momentum, beta2, recipe, ns_steps, ns_dtype):
+def orthogonal_updates(
+    grads, momentum_buffer, second_moment, *, momentum, beta2, recipe, ns_steps, ns_dtype, iterate=iterate
+):
     """What to subtract from the params (n, R, C), before the learning rate."""
     momentum_buffer.lerp_(grads, 1 - momentum)
     g = grads.lerp(momentum_buffer, momentum)
     if recipe == "2025":
-        return orthogonalize_2025(g, ns_steps, ns_dtype)
-    updates = orthogonalize_2026(g, ns_steps, ns_dtype)
+        return orthogonalize_2025(g, ns_steps, ns_dtype, iterate)
+    updates = orthogonalize_2026(g, ns_steps, ns_dtype, iterate)
     return updates.mul_(scale_2026(updates, second_moment, beta2))
 
 
@@ -128,6 +131,15 @@ def muon_step_cpu(params, grads, momentum_buffer, second_moment, *, lr, weight_d
             apply_update(param, update, lr * shape_factor(param.shape), weight_decay, recipe)
 
 
+def muon_step_cuda(*stacks, **settings):
+    """The matrix iteration by our kernels, all around it by torch's."""
+    muon_step_reference(*stacks, **settings, iterate=iterate_cuda)
+
+
+def iterate_cuda(x, coefficients):
+    return (muon_step_gpu.iterate if muon_step_gpu.fits(x) else iterate)(x, coefficients)
+
+
 def shape_factor(shape) -> float:
     """max(1, R/C)^½ of (..., R, C)."""
     return max(1.0, shape[-2] / shape[-1]) ** 0.5
@@ -135,6 +147,7 @@ def shape_factor(shape) -> float:
 
 implement("muon_step", "reference", muon_step_reference)
 implement("muon_step", "cpu", muon_step_cpu)
+implement("muon_step", "cuda", muon_step_cuda)
 
 
 @functools.cache
