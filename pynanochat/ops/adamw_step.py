@@ -3,8 +3,8 @@
     p ← p·(1 - lr·wd);  m ← β1·m + (1-β1)·g;  v ← β2·v + (1-β2)·g²;  p ← p - lr·(m/(1-β1ᵗ)) / (√(v/(1-β2ᵗ)) + ε)
 
 All four tensors of a parameter have one shape and one dtype (fp32 or fp64), but for g, which may be narrower. Bound by
-memory: 28 bytes an fp32 element (p, m, v read and written, g read). The reference is the formula; CPU and CUDA run
-torch's fused kernel, which is one pass, Triton (kernels/adamw_step.py) one launch for all tensors.
+memory: 28 bytes an fp32 element (p, m, v read and written, g read). The reference is the formula; the CPU runs torch's
+fused kernel, which is one pass, and a GPU one launch of ours over all tensors.
 """
 
 import torch
@@ -12,6 +12,8 @@ import torch
 from pynanochat.errors import UsageError
 from pynanochat.ops import adamw_step_gpu
 from pynanochat.ops.backends import implement, pick
+
+NARROW_GRAD = (torch.float32, torch.bfloat16)  # the only dtypes of a param and its gradient that may differ
 
 
 def adamw_step_reference(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta1, beta2, eps, weight_decay):
@@ -36,15 +38,19 @@ def adamw_step_fused(params, grads, exp_avgs, exp_avg_sqs, *, step, **rates):
 
 
 def adamw_step_triton(params, grads, exp_avgs, exp_avg_sqs, **settings):
-    one_launch = adamw_step_gpu.takes(params, grads, exp_avgs, exp_avg_sqs)
+    one_launch = adamw_step_gpu.triton_takes(params, grads, exp_avgs, exp_avg_sqs)
     step_all = adamw_step_gpu.step_triton if one_launch else adamw_step_reference
     step_all(params, grads, exp_avgs, exp_avg_sqs, **settings)
+
+
+def adamw_step_cuda(*tensors, **settings):
+    (adamw_step_gpu.step_cuda if adamw_step_gpu.cuda_takes(*tensors) else adamw_step_fused)(*tensors, **settings)
 
 
 implement("adamw_step", "reference", adamw_step_reference)
 implement("adamw_step", "cpu", adamw_step_fused)
 implement("adamw_step", "triton", adamw_step_triton)
-implement("adamw_step", "cuda", adamw_step_fused)
+implement("adamw_step", "cuda", adamw_step_cuda)
 
 
 @torch.no_grad()

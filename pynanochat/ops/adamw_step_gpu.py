@@ -1,4 +1,5 @@
-"""The GPU backend `triton` of adamw_step (kernels/adamw_step.py), whose numbers come from a small tensor on the GPU.
+"""The GPU backends of adamw_step: `cuda` (csrc/cuda/adamw_step.cu), one launch for up to 80 tensors, and `triton`
+(kernels/adamw_step.py), one for any number, whose rates come from a small tensor on the GPU.
 
 rates = torch.tensor(rate_values(step=1, lr=..., ...), device="cuda")
 plan = triton.plan(rates, params, grads, exp_avgs, exp_avg_sqs)
@@ -7,13 +8,14 @@ triton.launch(rates, plan)      # may be captured in a CUDA graph; before a repl
 
 import torch
 
-from pynanochat.ops.gpu import triton_twin
+from pynanochat import _C
+from pynanochat.ops.gpu import cuda_stream, triton_twin
 
 triton = triton_twin("adamw_step", "step", "plan", "launch")
 GRADIENTS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def takes(params, grads, exp_avgs, exp_avg_sqs) -> bool:
+def triton_takes(params, grads, exp_avgs, exp_avg_sqs) -> bool:
     """Whether one launch can do these tensors."""
     return (
         all(t.is_contiguous() for t in (*params, *grads, *exp_avgs, *exp_avg_sqs))
@@ -32,3 +34,17 @@ def rate_values(*, step, lr, beta1, beta2, eps, weight_decay) -> list[float]:
 def step_triton(params, grads, exp_avgs, exp_avg_sqs, **settings):
     rates = torch.tensor(rate_values(**settings), dtype=torch.float32).to(params[0].device, non_blocking=True)
     triton.step(rates, params, grads, exp_avgs, exp_avg_sqs)
+
+
+def cuda_takes(params, grads, exp_avgs, exp_avg_sqs) -> bool:
+    """Whether all are dense, fp32 but for gradients in bf16, and on one GPU: what the kernel walks through."""
+    dense = all(t.is_contiguous() for t in (*params, *grads, *exp_avgs, *exp_avg_sqs))
+    wide = all(t.dtype == torch.float32 for t in (*params, *exp_avgs, *exp_avg_sqs))
+    return dense and wide and all(g.dtype in (torch.float32, torch.bfloat16) for g in grads)
+
+
+def step_cuda(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta1, beta2, eps, weight_decay):
+    """One step in place on tensors that `cuda_takes`."""
+    with cuda_stream("adamw_step", params[0]) as stream:
+        rates = (step, lr, beta1, beta2, eps, weight_decay)
+        _C.cuda_adamw_step(params, grads, exp_avgs, exp_avg_sqs, *rates, stream)

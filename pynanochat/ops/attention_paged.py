@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from pynanochat import _C
 from pynanochat.ops import attention_paged_gpu
-from pynanochat.ops.backends import implement, pick
+from pynanochat.ops.backends import implement, pick, usable
 from pynanochat.ops.register import define
 
 FEW_QUERIES = 24  # of a row: with more, gathering its keys costs less than what the products gain
@@ -94,6 +94,21 @@ implement("attention_paged", "cpu", attention_paged_cpu)
 implement("attention_paged", "triton", attention_paged_gpu.triton)
 
 
+# --- cuda ---
+
+
+def attention_paged_cuda(q, k_pages, v_pages, tables, starts, lengths, longest, window):
+    """The kernel for rows of one query each; rows of more, as a prompt has, are for the Triton twin where it is verified,
+    else the reference's."""
+    if attention_paged_gpu.cuda_takes(q, k_pages, v_pages, longest):
+        return attention_paged_gpu.step_cuda(q, k_pages, v_pages, tables, starts, lengths, window)
+    other = attention_paged_gpu.triton if usable("attention_paged", "triton", q) else attention_paged_reference
+    return other(q, k_pages, v_pages, tables, starts, lengths, longest, window)
+
+
+implement("attention_paged", "cuda", attention_paged_cuda)
+
+
 # --- registration ---
 
 
@@ -114,7 +129,7 @@ def attention_paged(q, k_pages, v_pages, tables, starts, lengths, longest: int, 
 
     tables (R, M), starts (R + 1,) and lengths (R,) are dense int64; `longest` is the most queries of a row, known
     without asking a GPU. Raises ValueError where the backend in use does not take the dtypes or shapes, or a table
-    names no page.
+    names no page; a kernel on a GPU cannot raise for the latter and gives NaN.
     """
     return (_op if torch.compiler.is_compiling() else _run)(
         q, k_pages, v_pages, tables, starts, lengths, longest, window

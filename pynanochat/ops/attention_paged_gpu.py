@@ -1,12 +1,16 @@
-"""The GPU backend of attention_paged: `triton` (kernels/attention_paged.py). It asks the GPU for no value.
+"""The GPU backends of attention_paged: `triton` (kernels/attention_paged.py), and `cuda` (csrc/cuda/attention_paged.cu)
+for rows of one query each. Neither asks the GPU for a value.
 
 What only the values can tell (a table that names no page, lengths that its pages do not hold) is therefore not checked,
 as it is on the CPU. A query of a row of length 0 gets zeros, so that rows may be there only to fill a CUDA graph.
 """
 
+import functools
+
 import torch
 
-from pynanochat.ops.gpu import triton_twin
+from pynanochat import _C
+from pynanochat.ops.gpu import cuda_stream, triton_twin
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_HEAD = 256
@@ -48,3 +52,30 @@ def _check(q, k_pages, v_pages, tables, starts, lengths):
 def _require(condition, message):
     if not condition:
         raise ValueError(message)
+
+
+def cuda_takes(q, k_pages, v_pages, longest) -> bool:
+    """Whether the kernel takes these: one query a row, heads dense and of at most 256 channels."""
+    dense = k_pages.stride(-1) == v_pages.stride(-1) == 1
+    return longest == 1 and dense and q.size(-1) <= 256 and q.dtype in DTYPES
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def step_cuda(q, k_pages, v_pages, tables, starts, lengths, window):
+    """What `cuda_takes`. Never waits for the GPU: the splits follow from the table's size, not from the lengths."""
+    rows, heads, size = tables.size(0), q.size(1), q.size(2)
+    tokens = tables.size(1) * k_pages.size(1)
+    if window >= 0:
+        tokens = min(tokens, window + 1)
+    shape = (rows, heads, k_pages.size(2), size, tokens, q.element_size(), True)
+    splits = _C.launch_attention_paged(*shape, multiprocessors(q.device))["splits"]
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    partials = torch.empty(rows * heads * splits * (size + 2) if splits > 1 else 0, device=q.device)
+    with cuda_stream("attention_paged", q) as stream:
+        _C.cuda_attention_paged(q, k_pages, v_pages, tables, starts, lengths, partials, out, splits, window, stream)
+    return out

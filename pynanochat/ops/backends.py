@@ -94,6 +94,14 @@ def architecture(device_index: int) -> str:
     return f"sm_{major}{minor}"
 
 
+def usable(op: str, backend: str, tensor) -> bool:
+    """Whether `backend` of `op` is verified on the tensor's GPU and can run here."""
+    device = tensor.device
+    if device.type != "cuda" or (op, backend) not in verified(architecture(device.index or 0)):
+        return False
+    return not missing(backend)
+
+
 def choose(op: str, tensor) -> str:
     """The backend that `op` uses for `tensor`: by its device, and the reference for float64, which no kernel takes."""
     have = _implementations[op]
@@ -104,9 +112,8 @@ def choose(op: str, tensor) -> str:
     if wanted is not None:
         return wanted if wanted in have else "reference"
     if device.type == "cuda":
-        passed = verified(architecture(device.index or 0))
         for backend in ("cuda", "triton"):
-            if backend in have and (op, backend) in passed and not missing(backend):
+            if backend in have and usable(op, backend, tensor):
                 return backend
         return "reference"
     return "cpu" if device.type == "cpu" and "cpu" in have else "reference"

@@ -138,6 +138,17 @@ def muon_step_triton(*inputs, ns_dtype, **settings):
     muon_step_reference(*inputs, ns_dtype=ns_dtype, iterate=products, **settings)
 
 
+def muon_step_cuda(*stacks, **settings):
+    """The matrix iteration by our kernels, all around it by torch's."""
+    muon_step_reference(*stacks, **settings, iterate=iterate_cuda)
+
+
+def iterate_cuda(x, coefficients, dtype):
+    x = x.to(dtype)
+    takes = muon_step_gpu.cuda_takes(x)
+    return muon_step_gpu.iterate_cuda(x, coefficients) if takes else iterate(x, coefficients, dtype)
+
+
 def shape_factor(shape) -> float:
     """max(1, R/C)^½ of (..., R, C)."""
     return max(1.0, shape[-2] / shape[-1]) ** 0.5
@@ -146,6 +157,7 @@ def shape_factor(shape) -> float:
 implement("muon_step", "reference", muon_step_reference)
 implement("muon_step", "cpu", muon_step_cpu)
 implement("muon_step", "triton", muon_step_triton)
+implement("muon_step", "cuda", muon_step_cuda)
 
 
 @functools.cache

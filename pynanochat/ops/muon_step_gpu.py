@@ -1,8 +1,12 @@
-"""The GPU backend of muon_step: the symmetric matrix products of kernels/muon_step.py."""
+"""The GPU backends of muon_step's matrix iteration: `triton` (kernels/muon_step.py), `cuda` (csrc/cuda/muon_step.cu, bf16)."""
 
 import torch
 
-from pynanochat.ops.gpu import triton_twin
+from pynanochat import _C
+from pynanochat.ops.gpu import cuda_stream, triton_twin
+
+WHOLE = 8  # rows and columns of the kernels' matrices are multiples of it
+LARGEST = 65536  # of either
 
 _triton = triton_twin("muon_step", "iterate")
 
@@ -10,3 +14,24 @@ _triton = triton_twin("muon_step", "iterate")
 def iterate_triton(x, coefficients, dtype):
     """As `iterate` of the op file; fp16 where half precision is asked for, which kernels/muon_step.py explains."""
     return _triton.iterate(x.to(torch.float16 if dtype == torch.bfloat16 else dtype), coefficients)
+
+
+def cuda_takes(x) -> bool:
+    return x.dtype == torch.bfloat16 and max(x.shape[1:]) <= LARGEST
+
+
+def iterate_cuda(x, coefficients):
+    """x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same; may overwrite x."""
+    count, rows, columns = x.shape
+    whole = [-(-size // WHOLE) * WHOLE for size in (rows, columns)]
+    if whole != [rows, columns]:  # zeros stay zeros
+        padded = x.new_zeros(count, *whole)
+        padded[:, :rows, :columns] = x
+    else:
+        padded = x.contiguous()
+    following = torch.empty_like(padded)
+    gram, polynomial = padded.new_empty(2, count, min(whole), min(whole))
+    with cuda_stream("muon_step", x) as stream:
+        _C.cuda_muon_iterate(padded, following, gram, polynomial, list(coefficients), stream)
+    result = following if len(coefficients) % 2 else padded
+    return result[:, :rows, :columns]

@@ -26,7 +26,8 @@ def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
         gpu_only = metafunc.definition.get_closest_marker("gpu")
         have = implementations(metafunc.module.OP)
-        on_gpu = [pytest.param(name, marks=pytest.mark.gpu) for name in ("triton", "cuda") if name in have]
+        names = ("cuda",) if metafunc.module.__name__.endswith("_cuda") else ("triton", "cuda")
+        on_gpu = [pytest.param(name, marks=pytest.mark.gpu) for name in names if name in have]
         metafunc.parametrize("backend", ON_CPU if ON_CPU and not gpu_only else on_gpu)
 
 

@@ -9,7 +9,8 @@ import importlib.machinery
 import importlib.util
 
 # The ops that have a CUDA kernel in csrc/cuda, and their glue.
-OPS = ("linear_softcap_cross_entropy", "rotary_qk_norm")
+OPS = ("adamw_step", "attention_paged", "linear_softcap_cross_entropy", "muon_step", "rotary_qk_norm")
+MULTIPROCESSORS = 20  # of the emulated GPU
 GLUE = [importlib.import_module(f"pynanochat.ops.{op}_gpu") for op in OPS]
 
 
@@ -27,6 +28,13 @@ class OnGpu:
         self.stride, self.data_ptr = tensor.stride, tensor.data_ptr
 
 
+def on_gpu(x):
+    """A tensor, or each of a list of them, on the GPU; what is neither stays as it is."""
+    if isinstance(x, list):
+        return [on_gpu(each) for each in x]
+    return OnGpu(x) if hasattr(x, "data_ptr") else x
+
+
 class Extension:
     """The emulated extension, whose functions take CPU tensors."""
 
@@ -35,7 +43,7 @@ class Extension:
 
     def __getattr__(self, name):
         function = getattr(self.module, name)
-        return lambda *inputs: function(*(OnGpu(x) if hasattr(x, "data_ptr") else x for x in inputs))
+        return lambda *inputs: function(*map(on_gpu, inputs))
 
 
 def load(path):
@@ -50,3 +58,5 @@ def install(path):
     for glue in GLUE:
         glue._C = extension
         glue.cuda_stream = lambda op, tensor: contextlib.nullcontext(0)
+        if hasattr(glue, "multiprocessors"):
+            glue.multiprocessors = lambda device: MULTIPROCESSORS
