@@ -12,6 +12,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from pynanochat.kernels import linear_fp8, product, relu2_mlp  # noqa: E402
 from pynanochat.kernels import linear_softcap_cross_entropy as cross_entropy  # noqa: E402
 from pynanochat.kernels import muon_step as muon  # noqa: E402
+from pynanochat.kernels import muon_step_around as around  # noqa: E402
 from pynanochat.kernels import rotary_qk_norm as rotary  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
@@ -91,6 +92,25 @@ KERNELS |= {
 CAST = {"SIDE": linear_fp8.SIDE, "x1": 1}
 POINTERS |= dict.fromkeys(("by_rows", "by_columns"), "*fp8e4nv")
 KERNELS |= {f"cast to fp8 {dtype}": (linear_fp8.cast_kernel, CAST, dtype, 4, "e4m3x2") for dtype in ("bf16", "fp32")}
+# what muon_step does around them
+POINTERS |= dict.fromkeys(("buffer", "grad_like", "param_like", "norms", "scale_by", "sums"), "*fp32")
+POINTERS |= {"grads": "*i64", "params": "*i64", **dict.fromkeys(("mu", "lr", "decay"), "fp32")}
+WHOLE += ("m0", "m1", "g1", "p1", "x1", "s0", "x_line", "x_along", "lines", "length")
+TILE = {"ROWS": around.ROWS, "COLUMNS": around.COLUMNS}
+BY_ROW = {"LINES": around.ROWS, "ALONG": around.COLUMNS, "x_along": 1}
+BY_COLUMN = {"LINES": around.LINES, "ALONG": around.ALONG, "x_line": 1}
+KERNELS |= {
+    f"muon {name}": (kernel, {**constants, "ALIGNED": True}, "fp16", 4, "ld.global.*v4")
+    for name, kernel, constants in (
+        ("momentum", around.momentum_kernel, {**TILE, "FIRST": True, "m2": 1, "g2": 1}),
+        ("nesterov", around.momentum_kernel, {**TILE, "FIRST": False, "m2": 1, "g2": 1}),
+        ("update", around.update_kernel, {**TILE, "CAUTIOUS": True, "x2": 1, "p2": 1, "s2": 0}),
+    )
+}
+KERNELS |= {
+    "muon squares of rows": (around.squares_kernel, BY_ROW, "fp16", 4, "ld.global.*v4"),
+    "muon squares of columns": (around.squares_kernel, BY_COLUMN, "fp16", 4, "ld.global.*v4"),
+}
 
 
 def compile_for(architecture, kernel, constants, dtype, warps):
