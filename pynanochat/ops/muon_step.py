@@ -35,6 +35,12 @@ POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 
+
+def coefficients(recipe, steps):
+    """(a, b, c) of each step of the iteration."""
+    return POLAR_EXPRESS[:steps] if recipe == "2026" else (QUINTIC,) * steps
+
+
 CACHED_ELEMENTS = 2**18  # of a stack that is worked on at a time on a CPU
 
 # norms of all dimensions but the stack's, kept for broadcasting
@@ -65,27 +71,36 @@ def gram_matrices(x):
 def orthogonalize_2025(g, steps, dtype, iterate=iterate):
     """The orthogonal factor of g, roughly: singular values end within about 0.7 to 1.2. Overwrites g."""
     g.div_(_norm(g, dim=(-2, -1)) + 1e-7)
-    return iterate(g, [QUINTIC] * steps, dtype).to(g.dtype)
+    return iterate(g, coefficients("2025", steps), dtype).to(g.dtype)
 
 
 def orthogonalize_2026(g, steps, dtype, iterate=iterate):
     """The orthogonal factor of g after equalising its rows, not yet scaled. Overwrites g."""
-    row_norm = _norm(g, dim=-1)
-    equal = _norm(row_norm, dim=-2) / g.size(-2) ** 0.5 / row_norm.clamp_min(1e-6)
+    g.mul_(row_scale_2026(_norm(g, dim=-1)))
+    return iterate(g, coefficients("2026", steps), dtype).to(g.dtype)
+
+
+def row_scale_2026(row_norm):
+    """What to multiply rows of norms (n, R, 1) with, to make them equal and the matrix' norm 1/1.01."""
+    equal = _norm(row_norm, dim=-2) / row_norm.size(-2) ** 0.5 / row_norm.clamp_min(1e-6)
     norm = _norm(row_norm * equal, dim=-2)
-    g.mul_(equal / (1.01 * norm + 1e-6))
-    return iterate(g, POLAR_EXPRESS[:steps], dtype).to(g.dtype)
+    return equal / (1.01 * norm + 1e-6)
 
 
-def scale_2026(x, second_moment, beta2):
-    """What to multiply x with, (n, R, 1) where R >= C, else (n, 1, C): to bring it to Frobenius norm √min(R, C),
-    then to divide its rows or columns by the root of their second moment, which takes x in, and keep the norm."""
+def squares_2026(x):
+    """The sums of squares of the rows of x, (n, R, 1), where R >= C, else of its columns, (n, 1, C)."""
     along = -1 if x.size(-2) >= x.size(-1) else -2
-    squares = x.square().sum(dim=along, keepdim=True)  # vector_norm down columns is ten times slower
+    return x.square().sum(dim=along, keepdim=True)  # vector_norm down columns is ten times slower
+
+
+def scale_2026(squares, shape, second_moment, beta2):
+    """What to multiply x (n, R, C) with, by the squares of its rows or columns: to bring it to Frobenius norm
+    √min(R, C), then to divide rows or columns by the root of their second moment, which takes x in, and keep the norm.
+    """
     total = squares.sum(dim=(-2, -1), keepdim=True)
-    to_norm = min(x.shape[-2:]) ** 0.5 / total.sqrt().clamp_min(1e-6)
+    to_norm = min(shape[-2:]) ** 0.5 / total.sqrt().clamp_min(1e-6)
     squares = squares * to_norm.square()
-    second_moment.lerp_(squares / x.size(along), 1 - beta2)
+    second_moment.lerp_(squares / min(shape[-2:]), 1 - beta2)
     scale = second_moment.clamp_min(1e-10).rsqrt()
     norm_before = squares.sum(dim=(-2, -1), keepdim=True).sqrt()
     norm_after = (squares * scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
@@ -101,7 +116,7 @@ def orthogonal_updates(
     if recipe == "2025":
         return orthogonalize_2025(g, ns_steps, ns_dtype, iterate)
     updates = orthogonalize_2026(g, ns_steps, ns_dtype, iterate)
-    return updates.mul_(scale_2026(updates, second_moment, beta2))
+    return updates.mul_(scale_2026(squares_2026(updates), updates.shape, second_moment, beta2))
 
 
 def apply_update(param, update, lr, weight_decay, recipe):
@@ -132,10 +147,23 @@ def muon_step_cpu(params, grads, momentum_buffer, second_moment, *, lr, weight_d
             apply_update(param, update, lr * shape_factor(param.shape), weight_decay, recipe)
 
 
-def muon_step_triton(*inputs, ns_dtype, **settings):
-    """The symmetric products of kernels/muon_step.py in the iteration, plain torch around it."""
-    products = iterate if ns_dtype == torch.float64 else muon_step_gpu.iterate_triton
-    muon_step_reference(*inputs, ns_dtype=ns_dtype, iterate=products, **settings)
+def muon_step_triton(
+    params, grads, momentum_buffer, second_moment, *, lr, momentum, beta2, weight_decay, recipe, ns_steps, ns_dtype
+):
+    """Four fused passes around the symmetric products of kernels/muon_step.py; iterates in fp32 or fp16."""
+    run, grads = muon_step_gpu.triton, muon_step_gpu.alike(grads)
+    row_norm = run.momentum(momentum_buffer, grads, momentum)
+    row_scale = row_scale_2026(row_norm) if recipe == "2026" else 1 / (_norm(row_norm, dim=-2) + 1e-7)
+    x = run.nesterov(momentum_buffer, grads, momentum, row_scale, muon_step_gpu.iteration_dtype(ns_dtype))
+    x = run.iterate(x, coefficients(recipe, ns_steps))
+    scale = torch.ones_like(row_scale)
+    if recipe == "2026":
+        scale = scale_2026(run.squares(x), x.shape, second_moment, beta2)
+    lr = lr * shape_factor(x.shape)
+    targets = muon_step_gpu.alike(params)
+    run.update(x, targets, scale, lr, lr * weight_decay, recipe == "2026")
+    if targets is not params:
+        torch._foreach_copy_(params, targets)
 
 
 def muon_step_cuda(*stacks, **settings):

@@ -1,4 +1,7 @@
-"""The GPU backends of muon_step's matrix iteration: `triton` (kernels/muon_step.py), `cuda` (csrc/cuda/muon_step.cu, bf16)."""
+"""The GPU backends of muon_step: `triton` (the products of kernels/muon_step.py, the passes of muon_step_around.py), and
+`cuda`, the matrix iteration of csrc/cuda/muon_step.cu in bf16."""
+
+import types
 
 import torch
 
@@ -8,12 +11,25 @@ from pynanochat.ops.gpu import cuda_stream, triton_twin
 WHOLE = 8  # rows and columns of the kernels' matrices are multiples of it
 LARGEST = 65536  # of either
 
-_triton = triton_twin("muon_step", "iterate")
+triton = types.SimpleNamespace(
+    **vars(triton_twin("muon_step", "iterate")),
+    **vars(triton_twin("muon_step_around", "momentum", "nesterov", "squares", "update")),
+)
+
+
+def iteration_dtype(asked: torch.dtype) -> torch.dtype:
+    """fp32, or fp16 where half precision is asked for, which kernels/muon_step.py explains."""
+    return torch.float16 if asked in (torch.float16, torch.bfloat16) else torch.float32
 
 
 def iterate_triton(x, coefficients, dtype):
-    """As `iterate` of the op file; fp16 where half precision is asked for, which kernels/muon_step.py explains."""
-    return _triton.iterate(x.to(torch.float16 if dtype == torch.bfloat16 else dtype), coefficients)
+    """As `iterate` of the op file."""
+    return triton.iterate(x.to(iteration_dtype(dtype)), coefficients)
+
+
+def alike(matrices):
+    """The list itself if its matrices are laid out alike, as the kernels need them, else contiguous copies."""
+    return matrices if len({m.stride() for m in matrices}) == 1 else [m.contiguous() for m in matrices]
 
 
 def cuda_takes(x) -> bool:

@@ -19,6 +19,7 @@ from pynanochat.kernels import (  # noqa: E402
     linear_fp8,
     linear_softcap_cross_entropy,
     muon_step,
+    muon_step_around,
     relu2_mlp,
     rms_norm,
     rms_norm_residual,
@@ -104,6 +105,15 @@ def muon(dtype, n, rows, columns):
     muon_step.iterate(full(n, rows, columns, dtype=dtype), [(3.4, -4.8, 2.0)] * 2)
 
 
+def muon_around(rows, columns):
+    matrices = [full(rows, columns, dtype=FP32) for _ in range(2)]
+    momentum, row_scale = full(2, rows, columns, dtype=FP32), full(2, rows, 1, dtype=FP32)
+    muon_step_around.momentum(momentum, matrices, 0.9)
+    x = muon_step_around.nesterov(momentum, matrices, 0.9, row_scale, FP16)
+    scale = muon_step_around.squares(x)
+    muon_step_around.update(x, matrices, scale, 0.02, 0.01, True)
+
+
 def relu2(dtype, **how):
     x, w_fc, w_proj = full(4096, 768, dtype=dtype), full(3072, 768, dtype=dtype), full(768, 3072, dtype=dtype)
     h = full(4096, 3072, dtype=dtype)
@@ -148,6 +158,8 @@ CALLS = {  # the call, and what the PTX for sm_90 of its kernels must hold
     "muon wide": (lambda: muon(FP16, 12, 768, 3072), "wgmma"),
     "muon small": (lambda: muon(FP16, 1, 256, 256), "wgmma"),
     "muon fp32": (lambda: muon(FP32, 1, 256, 256), "fma"),
+    "muon around, wide": (lambda: muon_around(768, 3072), VECTORS),
+    "muon around, tall": (lambda: muon_around(3072, 768), VECTORS),
     "relu2": (lambda: relu2(BF16), "wgmma"),
     "relu2 fp32": (lambda: relu2(FP32), "fma"),
     "relu2 to fp8": (lambda: relu2(BF16, scale=scale()), "wgmma"),

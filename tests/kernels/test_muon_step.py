@@ -96,6 +96,48 @@ def test_whole_steps(backend, device, no_worse, monkeypatch, shape, recipe):
         no_worse(what, mine, theirs, true)
 
 
+def test_layouts_and_addresses_may_differ(backend, device, monkeypatch):
+    """A list whose matrices are stored by columns, off 16 bytes, or each in its own way, moves as a stack does."""
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    start, grad = draw(0, 2, 20, 34, device=device), draw(1, 2, 20, 34, device=device)
+    by_columns = lambda m: m.T.contiguous().T  # noqa: E731
+    off = lambda m: torch.cat([m.new_zeros(1), m.flatten()])[1:].view(m.shape)  # noqa: E731
+    results = []
+    for first, second in ((torch.clone, torch.clone), (by_columns, by_columns), (off, off), (torch.clone, by_columns)):
+        params, grads = [first(start[0]), second(start[1])], [second(grad[0]), first(grad[1])]
+        momentum, moment = torch.zeros_like(start), start.new_zeros(second_moment_shape(start.shape))
+        muon_step(params, grads, momentum, moment, lr=0.1, weight_decay=0.2, ns_dtype=HALF)
+        results.append(torch.stack(params))
+    assert not torch.equal(results[0], start)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_zero_gradient_and_zero_row_are_harmless(backend, device, monkeypatch):
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    for recipe in RECIPES:
+        params, grads = draw(0, 2, 6, 4, device=device), draw(1, 2, 6, 4, device=device)
+        before = params.clone()
+        grads[0], grads[1, 2] = 0, 0
+        state = torch.zeros_like(params), params.new_zeros(2, 6, 1)
+        muon_step(params, grads, *state, lr=0.1, recipe=recipe, ns_dtype=HALF)
+        assert torch.equal(params[0], before[0]) and torch.equal(params[1, 2], before[1, 2])
+        assert params.isfinite().all() and not torch.equal(params[1, 0], before[1, 0])
+
+
+def test_tiny_and_huge_gradients(backend, device, monkeypatch):
+    """Half precision never sees a gradient as it comes: its scale must not matter."""
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    moved = []
+    for size in (1e-4, 1.0, 1e4):
+        params = torch.zeros(1, 12, 20, device=device)
+        muon_step(
+            params, size * draw(1, 1, 12, 20, device=device), params.clone(), lr=1.0, recipe="2025", ns_dtype=HALF
+        )
+        moved.append(params)
+    for other in (moved[0], moved[2]):
+        torch.testing.assert_close(other, moved[1], rtol=0.01, atol=0.002)
+
+
 def test_the_same_twice(backend, device, monkeypatch):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     first, second = (run(muon_step, (2, 24, 30), "2026", HALF, device) for _ in range(2))
