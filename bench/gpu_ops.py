@@ -11,6 +11,7 @@ import torch
 
 from pynanochat.bench import bench_linear_softcap_cross_entropy as cross_entropy
 from pynanochat.bench import bench_rotary_qk_norm as rotary
+from pynanochat.bench import gpu_small
 from pynanochat.ops.backends import implementations
 
 DEVICE = "cuda"  # the tests run everything here on the CPU
@@ -124,6 +125,7 @@ def bench_cross_entropy(case, label, kernels, rate) -> list[dict]:
 BENCHMARKS = [
     ("rotary_qk_norm", bench_rotary, ROTARY_CASES),
     ("linear_softcap_cross_entropy", bench_cross_entropy, CROSS_ENTROPY_CASES),
+    *gpu_small.BENCHMARKS,
 ]
 
 
