@@ -134,11 +134,12 @@ def test_no_tokens(backend, device):
     assert dx.shape == (0, 3, 16) and not dtable.any() and not dgate_weight.any()
 
 
-@pytest.mark.parametrize("through", ["autograd", "dispatcher"])
+@pytest.mark.parametrize("through", ["autograd", "dispatcher", "compiled"])
 def test_public_op(backend, device, no_worse, monkeypatch, through):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     v, x, ids, table, gate_weight, dout = inputs((2, 5, 2, 16, 32, 12, 7), torch.bfloat16, device, torch.float32)
-    op = value_gate if through == "autograd" else torch.ops.pynanochat.value_gate.default
+    op = torch.ops.pynanochat.value_gate.default if through == "dispatcher" else value_gate
+    op = torch.compile(op, fullgraph=True, backend="aot_eager") if through == "compiled" else op
     given = [t.requires_grad_() for t in (v, x, table, gate_weight)]
     out = op(v, x, ids, table, gate_weight)
     compare(no_worse, (out, *torch.autograd.grad(out, given, dout)), v, x, ids, table, gate_weight, dout)
