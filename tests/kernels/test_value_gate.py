@@ -126,6 +126,17 @@ def test_ids_outside_the_table_are_nan(backend, device):
     torch.testing.assert_close(dtable, expected)
 
 
+def test_a_frozen_table(backend, device, monkeypatch):
+    """Adapters train with the table at rest: its gradient is then not made."""
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    v, x, ids, table, gate_weight, dout = inputs((2, 3, 2, 8, 16, 4, 5), torch.float32, device)
+    kernel = getattr(value_gate_gpu, backend)
+    assert kernel.backward(dout, x, ids, table, gate_weight, False)[1] is None
+    expected, _, _ = kernel.backward(dout, x, ids, table, gate_weight)
+    (dx,) = torch.autograd.grad(value_gate(v, x.requires_grad_(), ids, table, gate_weight), x, dout)
+    assert torch.equal(dx, expected)
+
+
 def test_no_tokens(backend, device):
     v, x, ids, table, gate_weight, dout = inputs((2, 3, 2, 8, 16, 4, 5), torch.float32, device)
     kernel = getattr(value_gate_gpu, backend)
