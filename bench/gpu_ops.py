@@ -7,7 +7,7 @@ import torch
 
 from pynanochat.bench import bench_linear_softcap_cross_entropy as cross_entropy
 from pynanochat.bench import bench_rotary_qk_norm as rotary
-from pynanochat.bench import gpu_attention
+from pynanochat.bench import gpu_attention, gpu_small
 from pynanochat.bench import gpu_attention_paged as paged
 from pynanochat.bench import gpu_products as products
 from pynanochat.bench import gpu_timing as timing
@@ -78,6 +78,7 @@ BENCHMARKS = [
     ("rotary_qk_norm", bench_rotary, ROTARY_CASES),
     ("linear_softcap_cross_entropy", bench_cross_entropy, CROSS_ENTROPY_CASES),
     ("attention_paged", bench_paged, paged.CASES),
+    *gpu_small.BENCHMARKS,
 ]
 BENCHMARKS += [(op, functools.partial(bench_products, op=op), cases) for op, (_, _, cases) in products.OPS.items()]
 

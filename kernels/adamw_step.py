@@ -82,7 +82,7 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=PLANS)
-def _plan(addresses, sizes, gradient, device):
+def _plan(addresses, sizes, gradient, device, stream):
     blocks = torch.tensor([triton.cdiv(size, BLOCK) for size in sizes])
     first = blocks.cumsum(0) - blocks
     table = torch.cat([torch.tensor(addresses), torch.tensor(sizes)[:, None], first[:, None]], dim=1)
@@ -97,7 +97,8 @@ def plan(rates, params, grads, exp_avgs, exp_avg_sqs) -> Plan:
     addresses = tuple(
         tuple(t.data_ptr() for t in four) for four in zip(params, grads, exp_avgs, exp_avg_sqs, strict=True)
     )
-    return _plan(addresses, tuple(p.numel() for p in params), grads[0].dtype, rates.device)
+    stream = torch.cuda.current_stream(rates.device).cuda_stream if rates.is_cuda else 0  # another's copy may be late
+    return _plan(addresses, tuple(p.numel() for p in params), grads[0].dtype, rates.device, stream)
 
 
 def launch(rates, plan) -> None:

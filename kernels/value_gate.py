@@ -1,7 +1,7 @@
 """Triton twin of value_gate: out = v + gate · table[ids], gate = 3·σ(W x[:K]) for each key/value head.
 
     forward(v, x, ids, table, gate_weight) -> out
-    backward(dout, x, ids, table, gate_weight) -> dx, dtable, dgate_weight; the gradient of v is dout itself
+    backward(dout, x, ids, table, gate_weight, wants_table) -> dx, dtable or None, dgate_weight; v's gradient is dout
 
 N tokens (B·T), G heads of D channels, E = G·D, C channels of x, K of them in the gate, V rows of the table. v, dout
 (B, T, G, D), x (B, T, C), ids (B, T), table (V, E), gate_weight (G, K); results contiguous, gates and sums in fp32. An
@@ -168,7 +168,7 @@ def forward(v, x, ids, table, gate_weight):
     heads, head_dim = v.shape[2:]
     channels = gate_weight.size(1)
     if out.numel():
-        rows, x, ids = v.flatten(0, 1), x.flatten(0, 1), ids.flatten()
+        rows, x, ids = v.flatten(0, 1), x.flatten(0, 1), ids.flatten().long()
         forward_kernel[(ids.numel(),)](
             rows, x, ids, table, gate_weight, out, table.size(0), heads, channels,
             *rows.stride(), *x.stride(), *ids.stride(), *table.stride(), *gate_weight.stride(),
@@ -194,20 +194,20 @@ def table_gradient(grad, gates, ids, table):
     return dtable.to(table.dtype)
 
 
-def backward(dout, x, ids, table, gate_weight):
-    """The gradients of x, table and gate_weight from that of forward's result."""
+def backward(dout, x, ids, table, gate_weight, wants_table=True):
+    """The gradients of x, table (None where it is not wanted) and gate_weight from that of forward's result."""
     dx = torch.empty(x.shape, dtype=stored_dtype(x.dtype), device=x.device)
     heads, head_dim = dout.shape[2:]
     channels = gate_weight.size(1)
     if ids.numel() == 0:
-        return torch.empty_like(x), torch.zeros_like(table), torch.zeros_like(gate_weight)
-    grad, rows, ids = dout.flatten(0, 1), x.flatten(0, 1), ids.flatten()
+        return dx.to(x.dtype), torch.zeros_like(table), torch.zeros_like(gate_weight)
+    grad, rows, ids = dout.flatten(0, 1), x.flatten(0, 1), ids.flatten().long()
     gates, slopes = torch.empty(2, ids.numel(), heads, dtype=torch.float32, device=x.device)
     gate_backward_kernel[(ids.numel(),)](
         grad, rows, ids, table, gate_weight, dx, gates, slopes, table.size(0), heads, x.size(2), channels,
         *grad.stride(), *rows.stride(), *ids.stride(), *table.stride(), *gate_weight.stride(),
         **tile(heads, head_dim, channels), WIDTH=ZEROS, num_warps=4,
     )  # fmt: skip
-    dtable = table_gradient(grad, gates, ids, table)
+    dtable = table_gradient(grad, gates, ids, table) if wants_table else None
     dgate_weight = slopes.T @ rows[:, :channels].float()
     return dx.to(x.dtype), dtable, dgate_weight.to(gate_weight.dtype)

@@ -98,8 +98,8 @@ implement("attention_paged", "triton", attention_paged_gpu.triton)
 
 
 def attention_paged_cuda(q, k_pages, v_pages, tables, starts, lengths, longest, window):
-    """The kernel for rows of one query each; rows of more, as a prompt has, are for the Triton twin where it is verified,
-    else the reference's."""
+    """The kernel for rows of one query each; rows of more, as a prompt has, go to the Triton twin where it is verified,
+    else to the reference."""
     if attention_paged_gpu.cuda_takes(q, k_pages, v_pages, longest):
         return attention_paged_gpu.step_cuda(q, k_pages, v_pages, tables, starts, lengths, window)
     other = attention_paged_gpu.triton if usable("attention_paged", "triton", q) else attention_paged_reference

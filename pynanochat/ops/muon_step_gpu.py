@@ -1,5 +1,5 @@
-"""The GPU backends of muon_step: `triton` (the products of kernels/muon_step.py, the passes of muon_step_around.py), and
-`cuda`, the matrix iteration of csrc/cuda/muon_step.cu in bf16."""
+"""The GPU backends of muon_step: `triton` (the products of kernels/muon_step.py, the passes of muon_step_around.py),
+and `cuda`, the matrix iteration of csrc/cuda/muon_step.cu in bf16."""
 
 import types
 

@@ -4,7 +4,8 @@ Shapes: v (B, T, G, D), x (B, T, C), ids (B, T) int64, table (V, G·D), gate_wei
 
 A backend is a namespace of two functions, whose results have the same bits at every call:
     forward(v, x, ids, table, gate_weight) -> out
-    backward(dout, x, ids, table, gate_weight) -> (dx, dtable, dgate_weight); the gradient of v is dout
+    backward(dout, x, ids, table, gate_weight, wants_table) -> (dx, dtable, dgate_weight); the gradient of v is dout.
+        dtable, which costs the most, may be None where it is not wanted
 """
 
 import types
@@ -25,7 +26,7 @@ def value_gate_reference(v, x, ids, table, gate_weight):
     return v + gate[..., None] * F.embedding(ids, table).to(v.dtype).view(v.shape)
 
 
-def backward_reference(dout, x, ids, table, gate_weight):
+def backward_reference(dout, x, ids, table, gate_weight, wants_table=True):
     wide = torch.promote_types(x.dtype, torch.float32)
     channels = gate_weight.size(1)
     read, w, dout = x[..., :channels].to(wide), gate_weight.to(wide), dout.to(wide)
@@ -33,10 +34,12 @@ def backward_reference(dout, x, ids, table, gate_weight):
     dot = (dout * F.embedding(ids, table).to(wide).view(dout.shape)).sum(-1)
     slope = 3 * s * (1 - s) * dot
     dx = F.pad(slope @ w, (0, x.size(-1) - channels)).to(x.dtype)
+    dgate_weight = (slope.flatten(0, 1).T @ read.flatten(0, 1)).to(gate_weight.dtype)
+    if not wants_table:
+        return dx, None, dgate_weight
     rows = (3 * s[..., None] * dout).flatten(2).flatten(0, 1)
     dtable = torch.zeros(table.shape, dtype=wide, device=table.device).index_add_(0, ids.flatten(), rows)
-    dgate_weight = slope.flatten(0, 1).T @ read.flatten(0, 1)
-    return dx, dtable.to(table.dtype), dgate_weight.to(gate_weight.dtype)
+    return dx, dtable.to(table.dtype), dgate_weight
 
 
 implement("value_gate", "reference", types.SimpleNamespace(forward=value_gate_reference, backward=backward_reference))
@@ -51,7 +54,7 @@ def _run(v, x, ids, table, gate_weight):
 
 
 def _run_backward(dout, x, ids, table, gate_weight):
-    gradients = pick("value_gate", dout).backward(dout, x, ids, table, gate_weight)
+    gradients = pick("value_gate", dout).backward(dout, x, ids, table, gate_weight, True)
     return tuple(gradient.contiguous() for gradient in gradients)
 
 
@@ -72,13 +75,12 @@ _backward_op = define(
 )
 
 
-def _gradients(backward, ctx, dout):
-    """What autograd takes: ids have no gradient, v's is what came in."""
-    dx, dtable, dgate_weight = backward(dout, *ctx.saved_tensors)
+def _differentiate(ctx, dout):
+    dx, dtable, dgate_weight = _backward_op(dout, *ctx.saved_tensors)
     return dout, dx, None, dtable, dgate_weight
 
 
-differentiate("value_gate", _setup_context, lambda ctx, dout: _gradients(_backward_op, ctx, dout))
+differentiate("value_gate", _setup_context, _differentiate)
 
 
 class _Eager(torch.autograd.Function):
@@ -90,7 +92,9 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
-        return _gradients(_run_backward, ctx, dout)
+        wants_table = ctx.needs_input_grad[3]
+        dx, dtable, dgate_weight = pick("value_gate", dout).backward(dout, *ctx.saved_tensors, wants_table)
+        return dout, dx, None, dtable, dgate_weight
 
 
 def value_gate(v, x, ids, table, gate_weight):

@@ -73,11 +73,12 @@ def test_no_rows(backend, device):
     assert kernel.forward(x, 1e-6).shape == kernel.backward(x, x, 1e-6).shape == x.shape
 
 
-@pytest.mark.parametrize("through", ["autograd", "dispatcher"])
+@pytest.mark.parametrize("through", ["autograd", "dispatcher", "compiled"])
 def test_public_op(backend, device, no_worse, monkeypatch, through):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     x, dy = inputs((2, 3, 48), torch.bfloat16, device)
-    op = rms_norm if through == "autograd" else torch.ops.pynanochat.rms_norm.default
+    op = torch.ops.pynanochat.rms_norm.default if through == "dispatcher" else rms_norm
+    op = torch.compile(op, fullgraph=True, backend="aot_eager") if through == "compiled" else op
     x = x.requires_grad_()
     y = op(x, 1e-6)
     ours = y, *torch.autograd.grad(y, x, dy)

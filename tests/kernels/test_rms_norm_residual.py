@@ -66,11 +66,12 @@ def test_no_rows(backend, device):
     assert kernel.backward(x, x, x, 1e-6).shape == x.shape
 
 
-@pytest.mark.parametrize("through", ["autograd", "dispatcher"])
+@pytest.mark.parametrize("through", ["autograd", "dispatcher", "compiled"])
 def test_public_op(backend, device, no_worse, monkeypatch, through):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     x, residual, *grads = inputs((2, 3, 48), torch.bfloat16, device)
-    op = rms_norm_residual if through == "autograd" else torch.ops.pynanochat.rms_norm_residual.default
+    op = torch.ops.pynanochat.rms_norm_residual.default if through == "dispatcher" else rms_norm_residual
+    op = torch.compile(op, fullgraph=True, backend="aot_eager") if through == "compiled" else op
     x, residual = x.requires_grad_(), residual.requires_grad_()
     results = op(x, residual, 1e-6)
     compare(no_worse, (*results, *torch.autograd.grad(results, (x, residual), grads)), x, residual, *grads)

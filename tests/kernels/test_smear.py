@@ -108,11 +108,12 @@ def test_decoding_gives_the_sequence_again(backend, device):
 
 
 @pytest.mark.parametrize("with_previous", [True, False])
-@pytest.mark.parametrize("through", ["autograd", "dispatcher"])
+@pytest.mark.parametrize("through", ["autograd", "dispatcher", "compiled"])
 def test_public_op(backend, device, no_worse, monkeypatch, through, with_previous):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     x, weight, scale, previous, dy = inputs((2, 3, 48, 24), torch.bfloat16, device)
-    op = smear if through == "autograd" else torch.ops.pynanochat.smear.default
+    op = torch.ops.pynanochat.smear.default if through == "dispatcher" else smear
+    op = torch.compile(op, fullgraph=True, backend="aot_eager") if through == "compiled" else op
     given = [t.requires_grad_() for t in (x, weight, scale, previous)[: 3 + with_previous]]
     previous = previous if with_previous else None
     y = op(x, weight, scale, previous)

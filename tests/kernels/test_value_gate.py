@@ -126,6 +126,17 @@ def test_ids_outside_the_table_are_nan(backend, device):
     torch.testing.assert_close(dtable, expected)
 
 
+def test_a_frozen_table(backend, device, monkeypatch):
+    """Adapters train with the table at rest: its gradient is then not made."""
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
+    v, x, ids, table, gate_weight, dout = inputs((2, 3, 2, 8, 16, 4, 5), torch.float32, device)
+    kernel = getattr(value_gate_gpu, backend)
+    assert kernel.backward(dout, x, ids, table, gate_weight, False)[1] is None
+    expected, _, _ = kernel.backward(dout, x, ids, table, gate_weight)
+    (dx,) = torch.autograd.grad(value_gate(v, x.requires_grad_(), ids, table, gate_weight), x, dout)
+    assert torch.equal(dx, expected)
+
+
 def test_no_tokens(backend, device):
     v, x, ids, table, gate_weight, dout = inputs((2, 3, 2, 8, 16, 4, 5), torch.float32, device)
     kernel = getattr(value_gate_gpu, backend)
@@ -134,11 +145,12 @@ def test_no_tokens(backend, device):
     assert dx.shape == (0, 3, 16) and not dtable.any() and not dgate_weight.any()
 
 
-@pytest.mark.parametrize("through", ["autograd", "dispatcher"])
+@pytest.mark.parametrize("through", ["autograd", "dispatcher", "compiled"])
 def test_public_op(backend, device, no_worse, monkeypatch, through):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     v, x, ids, table, gate_weight, dout = inputs((2, 5, 2, 16, 32, 12, 7), torch.bfloat16, device, torch.float32)
-    op = value_gate if through == "autograd" else torch.ops.pynanochat.value_gate.default
+    op = torch.ops.pynanochat.value_gate.default if through == "dispatcher" else value_gate
+    op = torch.compile(op, fullgraph=True, backend="aot_eager") if through == "compiled" else op
     given = [t.requires_grad_() for t in (v, x, table, gate_weight)]
     out = op(v, x, ids, table, gate_weight)
     compare(no_worse, (out, *torch.autograd.grad(out, given, dout)), v, x, ids, table, gate_weight, dout)

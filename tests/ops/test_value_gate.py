@@ -37,6 +37,8 @@ def test_gradient_by_formula():
     by_autograd = torch.autograd.grad(out, floats(inputs), dout)
     by_formula = implementations("value_gate")["reference"].backward(dout, *inputs[1:])
     torch.testing.assert_close((dout, *by_formula), by_autograd)
+    without = implementations("value_gate")["reference"].backward(dout, *inputs[1:], wants_table=False)
+    assert without[1] is None and torch.equal(without[0], by_formula[0]) and torch.equal(without[2], by_formula[2])
 
 
 def test_operators_are_registered_right():
