@@ -14,7 +14,6 @@ from pynanochat.bench import bench_rotary_qk_norm as rotary
 from pynanochat.ops.backends import implementations
 
 DEVICE = "cuda"  # the tests run everything here on the CPU
-PEERS = ("eager", "compiled")
 ROTARY_CASES = {"d12": (32, 2048, 6, 6, 128), "d24 grouped": (16, 2048, 12, 4, 128)}  # B, T, H, G, D
 CROSS_ENTROPY_CASES = {"d12": (65536, 768, 32768), "d24": (32768, 1536, 32768)}  # N, C, V
 
