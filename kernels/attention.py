@@ -30,6 +30,7 @@ from pynanochat import kernels
 from pynanochat.kernels import stored_dtype
 
 L2_SHARE = 16 * 2**20  # bytes of keys and values (or queries and their gradients) that programs of one time share
+SIZES = ("all_heads", "all_groups", "heads", "groups", "positions", "window", "heads_at_once")  # one program for all
 LOG2_E = tl.constexpr(math.log2(math.e))
 UNSEEN = tl.constexpr(-1e30)  # the maximum of no score: finite, so that nothing subtracts infinities
 
@@ -120,7 +121,7 @@ def _attend(
     return acc, higher, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
     q, k, v, out, lse, all_heads, heads, group, positions, window, factor, heads_at_once,
     q_batch, q_row, q_head, q_channel, k_batch, k_row, k_head, k_channel, v_batch, v_row, v_head, v_channel,
@@ -152,7 +153,7 @@ def forward_kernel(
     tl.store(at, (top + tl.log2(total)) / LOG2_E, query < positions)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def delta_kernel(
     dout, out, delta, heads, positions,
     dout_batch, dout_row, dout_head, dout_channel, out_batch, out_row, out_head, out_channel,
@@ -194,7 +195,7 @@ def _dkdv_step(
     return dk, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def dkdv_kernel(
     dout, q, k, v, lse, delta, dk, dv, all_groups, groups, group, positions, window, factor, scale, heads_at_once,
     dout_batch, dout_row, dout_head, dout_channel, q_batch, q_row, q_head, q_channel,
@@ -248,7 +249,7 @@ def _dq_step(
     return tl.dot(ds.to(keys.dtype), keys, dq, input_precision="ieee")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def dq_kernel(
     dout, q, k, v, lse, delta, dq, all_heads, heads, group, positions, window, factor, scale, heads_at_once,
     dout_batch, dout_row, dout_head, dout_channel, q_batch, q_row, q_head, q_channel,

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from pynanochat.bench import gpu_ops, gpu_small
+from pynanochat.bench import gpu_ops, gpu_small, gpu_timing
 
 TINY = {  # case, and the bytes of its rows
     "rms_norm": ((6, 16), {"forward": 2 * 192, "backward": 3 * 192}),
@@ -24,8 +24,8 @@ def on_cpu(monkeypatch):
         function()
         return 1e-3
 
-    monkeypatch.setattr(gpu_ops, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu_ops, "event_seconds", seconds)
+    monkeypatch.setattr(gpu_timing, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_timing, "event_seconds", seconds)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 

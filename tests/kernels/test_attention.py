@@ -9,24 +9,27 @@ from pynanochat.ops.attention import attention, attention_reference
 OP = "attention"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAMES = ("out", "dq", "dk", "dv")
-CASES = {  # B, T, H, G, D, window
-    "grouped": (2, 40, 4, 2, 32, -1),
-    "odd": (1, 17, 3, 1, 24, 5),
+CASES = {  # B, T, H, G, D, window; few head dims, as each takes seconds to compile
+    "grouped": (2, 40, 4, 2, 16, -1),
+    "window": (1, 17, 3, 1, 16, 5),
     "window of one": (1, 17, 2, 2, 16, 1),
     "window as long as all": (1, 20, 1, 1, 16, 19),
     "huge window": (1, 20, 1, 1, 16, 2**40),
-    "head of 64": (1, 130, 2, 1, 64, -1),
-    "head of 128": (1, 130, 1, 1, 128, 33),
-    "smallest head": (1, 9, 1, 1, 1, -1),
-    "wide head": (1, 20, 1, 1, 256, 7),
+    "head of 64": (1, 130, 1, 1, 64, -1),
+    "head of 128": (1, 100, 2, 2, 128, 33),
+}
+HEADS = {  # of other sizes
+    "smallest head": ((1, 9, 1, 1, 1, -1), torch.float32),
+    "odd head": ((1, 17, 2, 1, 23, 5), torch.float16),
+    "padded head": ((1, 70, 2, 1, 96, -1), torch.bfloat16),
+    "wide head": ((1, 20, 1, 1, 256, 7), torch.bfloat16),
+    "wide head fp32": ((1, 20, 1, 1, 200, -1), torch.float32),
 }
 GPU_CASES = {
     "d12": (2, 2048, 6, 6, 128, -1),
     "d12 window": (2, 2048, 6, 6, 128, 512),
     "grouped": (2, 1999, 8, 2, 64, -1),
     "grouped window": (1, 1023, 6, 2, 128, 200),
-    "padded head": (1, 700, 2, 1, 96, 100),
-    "wide head": (1, 700, 2, 1, 256, -1),
 }
 
 
@@ -71,6 +74,11 @@ def test_shapes_and_dtypes(backend, device, no_worse, case, dtype):
     check(backend, no_worse, *inputs(case, dtype, device))
 
 
+@pytest.mark.parametrize(("case", "dtype"), HEADS.values(), ids=HEADS.keys())
+def test_heads_of_other_sizes(backend, device, no_worse, case, dtype):
+    check(backend, no_worse, *inputs(case, dtype, device))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [(3, 1, 2, 1, 16, -1), (1, 19, 2, 2, 16, 0)], ids=["one position", "window of zero"])
 def test_a_query_that_sees_one_key(backend, device, case, dtype):
@@ -96,7 +104,7 @@ def test_log_sum_exp(backend, device, dtype):
     torch.testing.assert_close(lse.double(), truth, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("window", [0, 1, 15, 16, 31, 33, 47, -1])
+@pytest.mark.parametrize("window", [0, 15, 16, 33, 47, -1])
 @pytest.mark.parametrize("shape", [(16, 32), (32, 16)], ids=str)
 def test_every_edge_of_a_tile(backend, device, monkeypatch, window, shape):
     """Small tiles, of which a window begins and ends inside, at and beyond the edges; T is no multiple of them."""
@@ -205,7 +213,7 @@ def test_public_op(backend, device, no_worse, monkeypatch, through):
 @pytest.mark.parametrize("layout", ["dense", "slices"])
 def test_operator_is_registered_right(backend, device, monkeypatch, layout):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
-    _, q, k, v, window = inputs((1, 5, 2, 2, 8, 2), torch.float32, device)
+    _, q, k, v, window = inputs((1, 5, 2, 2, 16, 2), torch.float32, device)
     if layout == "slices":
         q, k, v = torch.cat([q, k, v], dim=2).split(2, dim=2)
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
