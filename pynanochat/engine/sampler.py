@@ -9,7 +9,7 @@ top-k left, min-p. All of them keep or drop tokens by a smallest logit, so equal
 A token is the inverse of the cumulative distribution at one uniform number, and that number is a hash of (seed, sample,
 position): no generator has a state, so a request draws the same numbers alone, in a batch, or taken up again. Beyond
 the penalty all sums are in fp64 over the tokens in the order of their ids, so that neither the rows beside a row nor
-the number of candidates looked at can move a boundary.
+the number of candidates looked at can move a boundary. On a GPU the draw is ops.sample_tokens, by the same rules.
 
 R rows, V vocabulary, W candidates.
 """
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from pynanochat import ops
 from pynanochat.engine.sampling import Sampling
 
 CANDIDATES = 256
@@ -39,6 +40,8 @@ def sample(logits, samplings: list[Sampling], numbers: list[float], histories: S
     it is read only where the penalty is not 1. A row whose logits are not numbers gets V, which is no token.
     """
     logits = _penalised(logits, samplings, histories)
+    if logits.device.type == "cuda":
+        return sample_unasked(logits, samplings, numbers)
     best, tokens = logits.max(dim=-1)
     vocabulary = logits.size(-1)
     chosen = [_filters(s, vocabulary) if s.temperature else None for s in samplings]
@@ -58,6 +61,16 @@ def sample(logits, samplings: list[Sampling], numbers: list[float], histories: S
         else:
             tokens[rows] = draw(_weights(part, best[rows], settings[rows, 0]), numbers[rows])
     return tokens.masked_fill(~best.isfinite(), vocabulary)
+
+
+def sample_unasked(logits, samplings: list[Sampling], numbers: list[float]):
+    """What `sample` gives without a penalty, by the op that asks a GPU for nothing: the settings go there in one copy,
+    and the host first waits where the tokens are read."""
+    rows = [(s.temperature, s.top_k, s.top_p, s.min_p, n) for s, n in zip(samplings, numbers, strict=True)]
+    on_gpu = logits.device.type == "cuda"
+    settings = torch.tensor(rows, dtype=torch.float64, pin_memory=on_gpu).to(logits.device, non_blocking=True)
+    temperature, top_k, top_p, min_p, number = (x.contiguous() for x in settings.unbind(dim=1))
+    return ops.sample_tokens(logits, temperature, top_k.long(), top_p, min_p, number)
 
 
 def draw(weights, numbers):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pynanochat.engine import sampler
-from pynanochat.engine.sampler import draw, logprobs, sample, uniform
+from pynanochat.engine.sampler import draw, logprobs, sample, sample_unasked, uniform
 from pynanochat.engine.sampling import Sampling
 from pynanochat.errors import UsageError
 
@@ -228,3 +229,34 @@ def test_equal_logits_at_the_edge_stay_together():
 def test_settings_out_of_range(bad):
     with pytest.raises(UsageError, match=next(iter(bad))):
         Sampling(**bad)
+
+
+MIXED = [
+    Sampling(0.0),
+    Sampling(1.0),
+    Sampling(0.7, top_k=5),
+    Sampling(1.3, top_p=0.8),
+    Sampling(0.9, top_k=20, top_p=0.9, min_p=0.05),
+    Sampling(0.8, min_p=0.3),
+    Sampling(1.0, top_k=10_000),
+]
+
+
+class NothingAsked(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "equal"), name
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_draw_of_a_gpu_gives_the_same_tokens_and_asks_for_nothing(seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5 * len(MIXED), 300, generator=generator) * 3
+    logits[3] = torch.nan
+    samplings, numbers = MIXED * 5, torch.rand(5 * len(MIXED), generator=generator, dtype=torch.float64).tolist()
+    with NothingAsked():
+        tokens = sample_unasked(logits, samplings, numbers)
+    assert tokens.tolist() == sample(logits, samplings, numbers).tolist() and tokens[3] == 300
