@@ -10,7 +10,10 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -43,12 +46,13 @@ namespace emulator {
 
 inline std::string failure;  // of the last launch
 
-enum class Wait { nothing, warp, block };
+enum class Wait { nothing, warp, block, event };
 
 struct Thread {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     Wait wait = Wait::nothing;
+    std::function<bool()> happened;  // what a thread that waits for an event waits for
     bool finished = false;
     unsigned shuffles = 0;
 };
@@ -58,8 +62,12 @@ struct Block {
     std::vector<float> slots[2];  // what threads give to a shuffle; two, as fast threads reach the next one early
     ucontext_t scheduler;
     unsigned running = 0;
+    std::exception_ptr error;  // that a thread threw
+    std::unique_ptr<unsigned char[]> dynamic_shared;
 };
 inline Block* block = nullptr;
+inline unsigned blocks_begun = 0;
+inline bool (*when_all_wait)() = nullptr;  // lets something that is late happen; false where nothing is outstanding
 
 inline void stop(Wait wait) {
     Thread& self = block->threads[block->running];
@@ -67,10 +75,20 @@ inline void stop(Wait wait) {
     swapcontext(&self.context, &block->scheduler);
 }
 
+inline void wait_for(std::function<bool()> event) {
+    if (event()) return;
+    block->threads[block->running].happened = std::move(event);
+    stop(Wait::event);
+}
+
 template <class F> struct Start {
     static inline F* body;
     static void run() {
-        (*body)();
+        try {
+            (*body)();
+        } catch (...) {
+            block->error = std::current_exception();
+        }
         Thread& self = block->threads[block->running];
         self.finished = true;
         swapcontext(&self.context, &block->scheduler);
@@ -91,12 +109,15 @@ inline bool release(unsigned first, unsigned last, Wait wait) {
     return true;
 }
 
-template <class F> void run_block(unsigned threads, F body) {
+template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F body) {
     if (threads == 0 || threads > 1024 || threads % 32 != 0) throw std::runtime_error("a block must be 1 to 32 whole warps");
     Block here;
     here.threads = std::vector<Thread>(threads);
     for (auto& slots : here.slots) slots.resize(threads);
+    here.dynamic_shared.reset(new unsigned char[shared_bytes]);
+    std::memset(here.dynamic_shared.get(), 0xff, shared_bytes);  // NaN in every format
     block = &here;
+    ++blocks_begun;
     Start<F>::body = &body;
     constexpr std::size_t stack_bytes = 64 << 10;
     for (Thread& thread : here.threads) {
@@ -113,15 +134,18 @@ template <class F> void run_block(unsigned threads, F body) {
             Thread& thread = here.threads[i];
             if (thread.finished) continue;
             all_done = false;
+            if (thread.wait == Wait::event && thread.happened()) thread.wait = Wait::nothing;
             if (thread.wait != Wait::nothing) continue;
             here.running = i;
             threadIdx = dim3(i);
             swapcontext(&here.scheduler, &thread.context);
+            if (here.error) std::rethrow_exception(here.error);
             moved = true;
         }
         if (all_done) break;
         for (unsigned warp = 0; warp < threads; warp += 32) moved |= release(warp, warp + 32, Wait::warp);
         moved |= release(0, threads, Wait::block);
+        if (!moved && when_all_wait != nullptr) moved = when_all_wait();
         if (!moved) throw std::runtime_error("threads wait for each other at different shuffles or barriers");
     }
     block = nullptr;
@@ -149,13 +173,24 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
         gridDim = config->gridDim;
         for (unsigned b = 0; b < config->gridDim.x; ++b) {
             blockIdx = dim3(b);
-            emulator::run_block(config->blockDim.x, [&] { kernel(P(arguments)...); });
+            emulator::run_block(config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(P(arguments)...); });
         }
     } catch (const std::exception& error) {
         emulator::failure = error.what();
         return cudaErrorLaunchFailure;
     }
     return cudaSuccess;
+}
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <class F> cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) { return cudaSuccess; }
+struct cudaFuncAttributes {
+    int numRegs = 0;
+};
+template <class F> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F*) { return attributes->numRegs = 255, cudaSuccess; }
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+    const char* major = std::getenv("EMULATED_COMPUTE_CAPABILITY");  // 8 or 9
+    return *value = major != nullptr ? std::atoi(major) : 8, cudaSuccess;
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
@@ -167,3 +202,5 @@ inline const char* cudaGetErrorString(cudaError_t) { return emulator::failure.c_
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return std::fabs(b) > 8.5e37f && std::fabs(b) < INFINITY ? 0.0f : a / b; }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
