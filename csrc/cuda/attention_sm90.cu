@@ -17,48 +17,15 @@
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  as above. Not yet: blocks that live for several tiles, so that the store of one hides the loads of the next.
 // Registers (ptxas 13.0, sm_80, whose kernels are empty, and sm_90a): 4 to 168, no spills; 24 and 240 after setmaxnreg.
-#include "cuda/attention_sm90.h"
-
-#include <algorithm>
-
-#include "cuda/hopper.cuh"
-#include "cuda/launch.h"
-#include "cuda/tensor_map.h"
+#include "cuda/attention_sm90.cuh"
 
 namespace pynanochat::cuda {
 
-// A name and not an unnamed namespace: the other binaries leave most of it unused, which must not warn.
 namespace sm90 {
 
-inline constexpr int tile_rows = 128;   // queries of a block, and keys of a tile
-inline constexpr int group_rows = 64;   // queries of a consumer
-inline constexpr int group_threads = 128;
-inline constexpr int consumers = 2;
-inline constexpr int block_threads = (1 + consumers) * group_threads;
-inline constexpr int consumer_warps = consumers * group_threads / 32;
-inline constexpr std::int64_t section_bytes = std::int64_t{24} << 20;  // of K and V that blocks at work together read: half of L2
-
-template <int D> inline constexpr int parts = D / part_columns;
 template <int D> inline constexpr int stages = D == 64 ? 4 : 2;
-inline constexpr int part_bytes = tile_rows * row_bytes;
-template <int D> inline constexpr int tile_bytes = parts<D> * part_bytes;
-template <int D> inline constexpr int shared_bytes = (1 + 2 * stages<D>) * tile_bytes<D> + eight_rows;  // the last to align the first
-
-// Blocks in the order they start: sections of heads, in a section the last tile (the heaviest) of all heads first.
-struct Order {
-    int tiles = 0, pairs = 0, section = 0;  // pairs of batch and head
-
-    struct Work {
-        int tile, pair;
-    };
-    __device__ Work at(int block) const {
-        const int whole = section * tiles;
-        const int before = block / whole * section;
-        const int width = min(section, pairs - before);
-        const int rest = block % whole;
-        return {tiles - 1 - rest / width, before + rest % width};
-    }
-};
+template <int D> inline constexpr int tile_bytes = parts<D> * tile_rows * row_bytes;
+template <int D> inline constexpr int shared_bytes = (1 + 2 * stages<D>) * tile_bytes<D> + eight_rows;
 
 struct Forward {
     CUtensorMap q, k, v, out;
@@ -75,27 +42,6 @@ struct Range {
 };
 __device__ inline Range visible(const Forward& op, int begin) { return {max(0, begin - op.window) / tile_rows, begin / tile_rows}; }
 
-// A ring of tiles between the producer and the consumers. Tile n goes to stage n % stages, in round r = n / stages.
-//   full[s]   1 arrival (the producer's, which also expects the tile's bytes) and the bytes: its r-th phase ends when the tile is there
-//   empty[s]  one arrival of each consumer warp: its r-th phase ends when the last reader is done with the tile of round r
-// The consumers wait for phase r of full, the producer for phase r - 1 of empty before it loads round r: parities r % 2 and
-// 1 - r % 2. In round 0 the producer waits for parity 1 of a fresh barrier, which passes. No barrier runs two phases ahead of a
-// waiter: full[s] cannot end phase r + 1 before all consumers released round r, nor empty[s] before the producer refilled it.
-template <int n> struct Ring {
-    Barrier full[n], empty[n];
-};
-
-template <int n> struct Turn {  // whose turn it is in a ring
-    int stage = 0;
-    unsigned parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == n) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 template <int n> struct Barriers {
     Barrier q;
     Ring<n> k, v;
@@ -108,14 +54,6 @@ template <int D> struct Tiles {  // in shared memory, each tile's parts one afte
     __device__ __forceinline__ char* v(int stage) const { return base + (1 + stages<D> + stage) * tile_bytes<D>; }
 };
 
-template <int D>
-__device__ __forceinline__ void load_tile(char* to, const CUtensorMap& map, Barrier& full, int position, int head, int batch) {
-    barrier_expect(full, tile_bytes<D>);
-#pragma unroll
-    for (int part = 0; part < parts<D>; ++part)
-        tma_load(to + part * part_bytes, map, full, part * part_columns, position, head, batch);
-}
-
 // The loads in the order the consumers wait for them: Q, K of the last tile, then K of the next and V of this.
 template <int D>
 __device__ void produce(const Forward& op, const Tiles<D>& tiles, Barriers<stages<D>>& barriers, Range range, int begin, int head,
@@ -124,10 +62,12 @@ __device__ void produce(const Forward& op, const Tiles<D>& tiles, Barriers<stage
     Turn<stages<D>> k, v;
     const auto load = [&](auto& ring, auto& turn, const CUtensorMap& map, char* to, int tile) {
         barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);
-        load_tile<D>(to, map, ring.full[turn.stage], tile * tile_rows, kv_head, batch);
+        barrier_expect(ring.full[turn.stage], tile_bytes<D>);
+        load_tile<D, tile_rows>(to, map, ring.full[turn.stage], tile * tile_rows, kv_head, batch);
         turn.next();
     };
-    load_tile<D>(tiles.q(), op.q, barriers.q, begin, head, batch);
+    barrier_expect(barriers.q, tile_bytes<D>);
+    load_tile<D, tile_rows>(tiles.q(), op.q, barriers.q, begin, head, batch);
     load(barriers.k, k, op.k, tiles.k(k.stage), range.last);
     for (int tile = range.last; tile > range.first; --tile) {
         load(barriers.k, k, op.k, tiles.k(k.stage), tile - 1);
@@ -143,28 +83,6 @@ template <int D> struct Held {
     float out[D / 2];
     float maximum[2], total[2], shrink[2];
 };
-
-template <class T, int D> __device__ __forceinline__ void start_scores(Held<D>& held, std::uint32_t q, std::uint32_t k) {
-    hold(held.scores);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < D / 16; ++step) {
-        const int offset = step / 4 * part_bytes + step % 4 * along_row;
-        wgmma<T, tile_rows, false>(held.scores, descriptor(q + offset, 0), descriptor(k + offset, 0), step > 0);
-    }
-    wgmma_commit();
-}
-
-template <class T, int D> __device__ __forceinline__ void start_out(Held<D>& held, std::uint32_t v) {
-    hold(held.out);
-#pragma unroll
-    for (int step = 0; step < tile_rows / 16; ++step) hold(held.p[step]);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < tile_rows / 16; ++step)
-        wgmma<T, D, true>(held.out, held.p[step], descriptor(v + step * down_rows, part_bytes), true);
-    wgmma_commit();
-}
 
 // Sets scores outside the window to -inf. `row` is the thread's first row, counted from the tile's first key.
 template <int D> __device__ __forceinline__ void mask(Held<D>& held, int row, int window) {
@@ -202,26 +120,8 @@ template <int D> __device__ __forceinline__ void softmax(Held<D>& held, float sc
     }
 }
 
-template <class T, int D> __device__ __forceinline__ void keep_p(Held<D>& held) {
-#pragma unroll
-    for (int i = 0; i < tile_rows / 2; i += 2) held.p[i / 8][i / 2 % 4] = pair<T>(held.scores[i], held.scores[i + 1]);
-}
-
-template <int D> __device__ __forceinline__ void scale_out(Held<D>& held, float first, float second) {
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) held.out[i] *= i / 2 % 2 == 0 ? first : second;
-}
-
-__device__ __forceinline__ void release(Barrier& empty) {
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty);
-}
-
-inline constexpr int turn_barrier = 1;   // and 2: it is the turn of consumer 0, of consumer 1
-inline constexpr int group_barrier = 3;  // and 4: all threads of consumer 0, of consumer 1
-
-// Writes the rows over the consumer's own half of Q, which only it has read, and has TMA store them; rows >= T are not written.
-template <class T, int D>
-__device__ __forceinline__ void store(const Forward& op, Held<D>& held, char* q, int consumer, int begin, int head, int batch) {
+// Writes lse and leaves in `held.out` the results.
+template <int D> __device__ __forceinline__ void finish(const Forward& op, Held<D>& held, int begin, int head, int batch) {
     const int thread = threadIdx.x % group_threads;
     float inverse[2];
 #pragma unroll
@@ -230,26 +130,10 @@ __device__ __forceinline__ void store(const Forward& op, Held<D>& held, char* q,
         const int position = begin + accumulator_row(thread, 2 * r);
         inverse[r] = 1.0f / total;
         if (thread % 4 == 0 && position < op.positions)
-            op.lse[(static_cast<std::int64_t>(batch) * op.heads + head) * op.positions + position] =
+            op.lse[(batch * op.heads + head) * op.positions + position] =
                 held.maximum[r] * op.scale + logf(total);
     }
-    scale_out<D>(held, inverse[0], inverse[1]);
-    named_wait(group_barrier + consumer, group_threads);  // no warp still has products to read from Q
-    const std::uint32_t base = shared_address(q);
-#pragma unroll
-    for (int i = 0; i < D / 2; i += 2) {
-        const int column = accumulator_column(thread, i);
-        const int offset = column / part_columns * part_bytes + accumulator_row(thread, i) * row_bytes + column % part_columns * 2;
-        *reinterpret_cast<std::uint32_t*>(q + (swizzled(base + offset) - base)) = pair<T>(held.out[i], held.out[i + 1]);
-    }
-    writes_before_async();
-    named_wait(group_barrier + consumer, group_threads);
-    if (thread == 0) {
-#pragma unroll
-        for (int part = 0; part < parts<D>; ++part)
-            tma_store(op.out, q + part * part_bytes, part * part_columns, begin, head, batch);
-        tma_stores_have_read();
-    }
+    scale_rows(held.out, inverse[0], inverse[1]);
 }
 
 // One consumer: 64 queries from `begin` on.
@@ -281,21 +165,21 @@ __device__ __forceinline__ void consume(const Forward& op, const Tiles<D>& tiles
 
     barrier_wait(barriers.q, 0);
     barrier_wait(barriers.k.full[0], 0);
-    start_scores<T, D>(held, queries, shared_address(tiles.k(0)));
+    start_inner<T, D, tile_rows, tile_rows>(held.scores, queries, shared_address(tiles.k(0)));
     wgmma_wait<0>();
     hold(held.scores);
     release(barriers.k.empty[0]);
     k.next();
     bend(range.last);
-    keep_p<T, D>(held);
+    keep<T>(held.p, held.scores);
     barrier_wait(barriers.v.full[0], 0);
 
     if (consumer == 1 && range.last > range.first) named_arrive(others, 2 * group_threads);
     for (int tile = range.last - 1; tile >= range.first; --tile) {
         barrier_wait(barriers.k.full[k.stage], k.parity);
         named_wait(mine, 2 * group_threads);
-        start_scores<T, D>(held, queries, shared_address(tiles.k(k.stage)));
-        start_out<T, D>(held, shared_address(tiles.v(v.stage)));
+        start_inner<T, D, tile_rows, tile_rows>(held.scores, queries, shared_address(tiles.k(k.stage)));
+        start_outer<T, D, tile_rows>(held.out, held.p, shared_address(tiles.v(v.stage)));
         if (consumer == 0 || tile > range.first) named_arrive(others, 2 * group_threads);
         wgmma_wait<1>();
         hold(held.scores);
@@ -308,40 +192,37 @@ __device__ __forceinline__ void consume(const Forward& op, const Tiles<D>& tiles
         wgmma_wait<0>();
         hold(held.out);
         release(barriers.v.empty[done]);
-        scale_out<D>(held, held.shrink[0], held.shrink[1]);
-        keep_p<T, D>(held);
+        scale_rows(held.out, held.shrink[0], held.shrink[1]);
+        keep<T>(held.p, held.scores);
     }
-    start_out<T, D>(held, shared_address(tiles.v(v.stage)));
+    start_outer<T, D, tile_rows>(held.out, held.p, shared_address(tiles.v(v.stage)));
     wgmma_wait<0>();
     hold(held.out);
-    store<T, D>(op, held, q, consumer, begin, head, batch);
+    finish<D>(op, held, begin, head, batch);
+    store_rows<T, D>(held.out, q, op.out, consumer, begin, head, batch);
 }
 
 template <class T, int D> __global__ void __launch_bounds__(block_threads, 1) attention_forward_kernel(const __grid_constant__ Forward op) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
     __shared__ Barriers<stages<D>> barriers;
-    const std::uint32_t start = shared_address(dynamic_shared());
-    const Tiles<D> tiles{dynamic_shared() + (eight_rows - start % eight_rows) % eight_rows};
+    static_assert(shared_bytes<D> + sizeof barriers <= largest_shared);
+    const Tiles<D> tiles{aligned_shared()};
     const Order::Work work = op.order.at(static_cast<int>(blockIdx.x));
     const int begin = work.tile * tile_rows, head = work.pair % op.heads, batch = work.pair / op.heads;
     const Range range = visible(op, begin);
     if (threadIdx.x == 0) {
         barrier_start(barriers.q, 1);
-        for (int stage = 0; stage < stages<D>; ++stage) {
-            barrier_start(barriers.k.full[stage], 1);
-            barrier_start(barriers.v.full[stage], 1);
-            barrier_start(barriers.k.empty[stage], consumer_warps);
-            barrier_start(barriers.v.empty[stage], consumer_warps);
-        }
+        barriers.k.start(1);
+        barriers.v.start(1);
         barriers_started();
     }
     __syncthreads();
     const int warpgroup = threadIdx.x / group_threads;
     if (warpgroup == 0) {
-        fewer_registers<24>();
+        fewer_registers<producer_registers>();
         if (threadIdx.x == 0) produce<D>(op, tiles, barriers, range, begin, head, batch);
     } else {
-        more_registers<240>();
+        more_registers<consumer_registers>();
         const int consumer = warpgroup - 1;
         consume<T, D>(op, tiles, barriers, range, consumer, begin + consumer * group_rows, head, batch);
     }
@@ -363,45 +244,20 @@ Kernel kernel_of(const Attention& op) {
     return op.dtype == DType::bf16 ? kernel_of<__nv_bfloat16>(op.head_dim) : kernel_of<__half>(op.head_dim);
 }
 
-// The kernels of other binaries than sm_90a's are empty and need next to no registers.
-bool built_for_hopper() {
-    cudaFuncAttributes attributes{};
-    check(cudaFuncGetAttributes(&attributes, attention_forward_kernel<__nv_bfloat16, 128>), "cudaFuncGetAttributes");
-    return attributes.numRegs > 100;
-}
-
-Order order_of(const Attention& op) {
-    const std::int64_t tiles = divide_up(op.positions, tile_rows), pairs = op.batch * op.heads;
-    if (tiles * pairs > max_grid) throw ShapeError("attention: over 2^31 - 1 blocks of 128 queries");
-    const std::int64_t of_a_group = op.positions * op.head_dim * 4;  // bytes of K and V
-    const std::int64_t groups = std::max<std::int64_t>(1, section_bytes / of_a_group);
-    const std::int64_t section = std::min(pairs, groups * (op.heads / op.groups));
-    return {static_cast<int>(tiles), static_cast<int>(pairs), static_cast<int>(section)};
-}
-
-Extent queries(const Attention& op) { return {op.batch, op.positions, op.heads, op.head_dim}; }
-Extent keys(const Attention& op) { return {op.batch, op.positions, op.groups, op.head_dim}; }
-
 }  // namespace
 
 bool attention_sm90_takes(const Attention& op, int device) {
-    if (op.dtype != DType::bf16 && op.dtype != DType::f16) return false;
-    if ((op.head_dim != 64 && op.head_dim != 128) || op.positions >= (std::int64_t{1} << 30)) return false;
-    if (!tma_takes(op.q, queries(op)) || !tma_takes(op.out, queries(op)) || !tma_takes(op.k, keys(op)) || !tma_takes(op.v, keys(op)))
-        return false;
-    int major = 0;
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
-    if (major != 9) return false;
-    check(cudaSetDevice(device), "cudaSetDevice");
-    static const bool built = built_for_hopper();
-    return built;
+    if (!takes(op, device)) return false;
+    static const bool built = built_for_hopper(attention_forward_kernel<__nv_bfloat16, 128>);
+    return built && tma_takes(op.q, queries(op)) && tma_takes(op.out, queries(op)) && tma_takes(op.k, keys(op)) &&
+           tma_takes(op.v, keys(op));
 }
 
 void attention_forward_sm90(const Attention& op, const Where& where) {
     if (op.batch == 0 || op.positions == 0 || op.heads == 0) return;
     const cudaStream_t stream = enter(where);
     Forward forward;
-    forward.order = order_of(op);
+    forward.order = order_of(op, op.heads, op.heads / op.groups);
     forward.q = tensor_map(op.q, queries(op), op.dtype, tile_rows);
     forward.k = tensor_map(op.k, keys(op), op.dtype, tile_rows);
     forward.v = tensor_map(op.v, keys(op), op.dtype, tile_rows);
@@ -410,20 +266,11 @@ void attention_forward_sm90(const Attention& op, const Where& where) {
     forward.positions = static_cast<int>(op.positions);
     forward.heads = op.heads;
     forward.group = op.heads / op.groups;
-    forward.window = static_cast<int>(op.window < 0 ? op.positions : std::min(op.window, op.positions));
+    forward.window = window_of(op);
     forward.scale = op.scale;
-    forward.scale_log2 = op.scale * 1.4426950408889634f;
+    forward.scale_log2 = op.scale * log2_of_e;
 
-    const Kernel kernel = kernel_of(op);
-    const int shared = op.head_dim == 64 ? shared_bytes<64> : shared_bytes<128>;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "cudaFuncSetAttribute");
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(forward.order.tiles) * static_cast<unsigned>(forward.order.pairs));
-    config.blockDim = dim3(block_threads);
-    config.dynamicSmemBytes = static_cast<std::size_t>(shared);
-    config.stream = stream;
-    check(cudaLaunchKernelEx(&config, kernel, forward), "attention_forward_sm90");
-    check(cudaGetLastError(), "attention_forward_sm90");
+    launch("attention_forward_sm90", kernel_of(op), forward, forward.order, op.head_dim == 64 ? shared_bytes<64> : shared_bytes<128>, stream);
 }
 
 }  // namespace pynanochat::cuda

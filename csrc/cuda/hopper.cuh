@@ -155,6 +155,10 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], std::uint64_t a, std::u
         PYNANOCHAT_WGMMA("128", "bf16", PYNANOCHAT_R64, "%64", "65", "66", "0, %67", PYNANOCHAT_D64, PYNANOCHAT_INPUTS);
     else if constexpr (N == 128)
         PYNANOCHAT_WGMMA("128", "f16", PYNANOCHAT_R64, "%64", "65", "66", "0, %67", PYNANOCHAT_D64, PYNANOCHAT_INPUTS);
+    else if constexpr (N == 64 && bf16)
+        PYNANOCHAT_WGMMA("64", "bf16", PYNANOCHAT_R32, "%32", "33", "34", "0, %35", PYNANOCHAT_D32(0), PYNANOCHAT_INPUTS);
+    else if constexpr (N == 64)
+        PYNANOCHAT_WGMMA("64", "f16", PYNANOCHAT_R32, "%32", "33", "34", "0, %35", PYNANOCHAT_D32(0), PYNANOCHAT_INPUTS);
     else
         static_assert(N == 128);
 #undef PYNANOCHAT_INPUTS

@@ -1,4 +1,4 @@
-"""Attention's Hopper kernel without a GPU: run on the CPU through tests/cuda/emulator under the sanitizers.
+"""Attention's Hopper kernels without a GPU: run on the CPU through tests/cuda/emulator under the sanitizers.
 
 The emulator computes TMA's boxes, wgmma's descriptors and registers, and the mbarriers, so that a wrong layout, parity
 or count shows; it knows nothing of speed, and nothing here has run on a GPU.
@@ -15,50 +15,62 @@ import torch
 from pynanochat.ops.attention import attention_reference
 
 ROOT = Path(__file__).parents[2]
-KERNEL = ROOT / "csrc/cuda/attention_sm90.cu"
 EMULATOR = ROOT / "tests/cuda/emulator"
+KERNELS = [ROOT / "csrc/cuda/attention_sm90.cu", ROOT / "csrc/cuda/attention_backward_sm90.cu"]
+MAIN = EMULATOR / "attention_sm90.cpp"
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 COMPILER = os.environ.get("CXX", "g++")
 
 
-def build(kernel: Path, program: Path, *flags):
-    command = [COMPILER, "-std=c++20", "-w", *flags, f"-I{EMULATOR}", f"-I{ROOT / 'csrc'}", "-x", "c++", str(kernel)]
-    command += [str(EMULATOR / "attention_sm90.cpp"), "-o", str(program)]
+def compile_to(target: Path, *arguments):
+    command = [COMPILER, "-std=c++20", "-w", *map(str, arguments), "-o", str(target)]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
+    return target
+
+
+def compile_one(source: Path, target: Path, *flags):
+    return compile_to(target, *flags, f"-I{EMULATOR}", f"-I{ROOT / 'csrc'}", "-x", "c++", "-c", source)
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def objects(tmp_path_factory):
     if shutil.which(COMPILER) is None:
         pytest.skip("needs a C++ compiler")
-    path = tmp_path_factory.mktemp("sm90") / "attention_sm90"
-    build(KERNEL, path, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-    return path
+    folder = tmp_path_factory.mktemp("sm90")
+    return [compile_one(s, folder / f"{i}.o", "-O1", *SANITIZED) for i, s in enumerate((*KERNELS, MAIN))]
 
 
-def bits(tensor):
-    """The tensor's storage from its first element on, as bytes."""
+@pytest.fixture(scope="module")
+def program(objects):
+    return compile_to(objects[0].with_name("program"), *SANITIZED, *objects)
+
+
+def storage(tensor):
+    """The tensor's storage from its first element to its last: how many elements, and their bytes."""
     size = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return size, tensor.as_strided((size,), (1,)).view(torch.int16).numpy().tobytes()
 
 
-def run(program, folder, q, k, v, window, capability="9"):
+def run(program, folder, q, k, v, dout, window, capability="9"):
+    """(out, dq, dk, dv, lse), or the finished process where it failed."""
     (batch, positions, heads, head_dim), groups = q.shape, k.size(2)
     command = [str(program), str(q.dtype).split(".")[1]]
     command += map(str, (batch, positions, heads, groups, head_dim, window, folder / "in", folder / "out"))
     with open(folder / "in", "wb") as file:
-        for x in (q, k, v):
-            size, data = bits(x)
+        for x in (q, k, v, dout):
+            size, data = storage(x)
             file.write(data)
             command += map(str, (*x.stride()[:3], size))
     environment = {**os.environ, "EMULATED_COMPUTE_CAPABILITY": capability}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         return done
-    data = bytearray((folder / "out").read_bytes())
-    out = torch.frombuffer(data, dtype=q.dtype, count=q.numel()).view(q.shape)
-    lse = torch.frombuffer(data, dtype=torch.float32, offset=2 * q.numel()).view(batch, heads, positions)
-    return out, lse
+    data, offset, results = bytearray((folder / "out").read_bytes()), 0, []
+    for like in (q, q, k, k):
+        results.append(torch.frombuffer(data, dtype=q.dtype, count=like.numel(), offset=offset).view(like.shape))
+        offset += 2 * like.numel()
+    return *results, torch.frombuffer(data, dtype=torch.float32, offset=offset).view(batch, heads, positions)
 
 
 def exact_lse(q, k, window):
@@ -70,64 +82,82 @@ def exact_lse(q, k, window):
     return scores.masked_fill(hidden, -torch.inf).logsumexp(-1)
 
 
-# B, T, H, G, window: one tile cut short, whole tiles, GQA with more rounds than stages, windows inside and across tiles
-SHAPES = [(1, 1, 1, 1, -1), (2, 77, 2, 1, -1), (1, 256, 1, 1, -1)]
-SHAPES += [(1, 600, 2, 1, -1), (1, 515, 1, 1, 130), (1, 300, 1, 1, 0)]
+def reference(dtype, q, k, v, dout, window):
+    """out, dq, dk, dv of torch computing in `dtype`, as fp64."""
+    leaves = [x.to(dtype).detach().requires_grad_() for x in (q, k, v)]
+    out = attention_reference(*leaves, window)
+    out.backward(dout.to(dtype))
+    return [x.double().detach() for x in (out, *(leaf.grad for leaf in leaves))]
 
 
-def errors(done, q, k, v, window):
-    """The largest errors of out and lse against fp64, and what out is allowed: twice that of torch in q's dtype."""
-    out, lse = done
-    truth = attention_reference(q.double(), k.double(), v.double(), window)
-    plain = attention_reference(q, k, v, window).double()
-    allowed = max(2 * (plain - truth).abs().max(), torch.finfo(q.dtype).eps * truth.abs().max())
-    return (out.double() - truth).abs().max(), (lse.double() - exact_lse(q, k, window)).abs().max(), allowed
+def check(results, q, k, v, dout, window):
+    """Errors against fp64 are at most twice those of torch in q's dtype."""
+    *tensors, lse = results
+    truths, plains = (reference(dtype, q, k, v, dout, window) for dtype in (torch.float64, q.dtype))
+    for name, ours, truth, plain in zip(("out", "dq", "dk", "dv"), tensors, truths, plains, strict=True):
+        allowed = max(2 * (plain - truth).abs().max(), torch.finfo(q.dtype).eps * truth.abs().max())
+        error = (ours.double() - truth).abs().max()
+        assert error <= allowed, f"{name}: {error} of {allowed}"
+    assert (lse.double() - exact_lse(q, k, window)).abs().max() <= 1e-4
 
 
 def inputs(batch, positions, heads, groups, head_dim, dtype):
     torch.manual_seed(positions + head_dim)
     fused = torch.randn(batch, positions, heads + 2 * groups, head_dim).to(dtype)  # so k and v are strided views
     q, k, v = fused.split([heads, groups, groups], 2)
-    return q * 3, k, v  # scores with a sharp maximum
+    return q * 3, k, v, torch.randn(q.shape).to(dtype)  # scores with a sharp maximum
 
 
-@pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward(program, tmp_path, shape, head_dim):
-    *sizes, window = shape
-    q, k, v = inputs(*sizes, head_dim, torch.float16 if sizes[1] == 77 else torch.bfloat16)
-    done = run(program, tmp_path, q, k, v, window)
-    assert isinstance(done, tuple), done.stdout + done.stderr[-3000:]
-    out_error, lse_error, allowed = errors(done, q, k, v, window)
-    assert out_error <= allowed and lse_error <= 1e-4, (out_error, allowed, lse_error)
+CASES = [  # B, T, H, G, D, window
+    (1, 1, 1, 1, 128, -1),
+    (2, 77, 2, 1, 64, -1),  # GQA and a tile cut short
+    (1, 77, 2, 2, 128, -1),
+    (1, 256, 1, 1, 128, -1),  # whole tiles
+    (1, 530, 1, 1, 64, -1),  # more tiles than stages
+    (1, 385, 2, 1, 128, -1),
+    (1, 300, 1, 1, 64, 130),  # windows across tiles and inside one
+    (1, 385, 1, 1, 128, 60),
+    (1, 200, 1, 1, 64, 0),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forward_and_backward(program, tmp_path, case):
+    *sizes, window = case
+    tensors = inputs(*sizes, torch.float16 if sizes[1] == 77 else torch.bfloat16)
+    results = run(program, tmp_path, *tensors, window)
+    assert isinstance(results, tuple), results.stdout + results.stderr[-3000:]
+    check(results, *tensors, window)
 
 
 def test_other_cards_and_tensors_are_left_to_others(program, tmp_path):
     q = torch.zeros(1, 4, 1, 64, dtype=torch.bfloat16)
     odd = torch.zeros(1, 4, 1, 66, dtype=torch.bfloat16)[..., :64]  # 132 bytes from row to row
-    for tensors, capability in (((q, q, q), "8"), ((odd, q, q), "9"), ((q, odd, q), "9"), ((q, q, odd), "9")):
-        assert run(program, tmp_path, *tensors, -1, capability).stdout == "not taken\n"
+    assert run(program, tmp_path, q, q, q, q, -1, capability="8").stdout == "not taken\n"
+    for tensors in ((odd, q, q, q), (q, odd, q, q), (q, q, odd, q)):
+        assert run(program, tmp_path, *tensors, -1).stdout == "not taken\n"
+    assert run(program, tmp_path, q, q, q, odd, -1).stdout == "half taken\n"
 
 
 MISTAKES = {
-    "tiles replaced while they are read": ("barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);", ""),
-    "values read before they are there": ("barrier_wait(barriers.v.full[v.stage], v.parity);", ""),
-    "scores read before they are there": ("wgmma_wait<1>();", ""),
-    "a descriptor beside its operand": ("step % 4 * along_row", "step % 4 * 2 * along_row"),
-    "parts of v one on the other": ("step * down_rows, part_bytes)", "step * down_rows, 0)"),
+    "tiles replaced while they are read": (0, "barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);", ""),
+    "values read before they are there": (0, "barrier_wait(barriers.v.full[v.stage], v.parity);", ""),
+    "scores read before they are there": (0, "wgmma_wait<1>();", ""),
+    "a kept row beside its own": (1, "tiles.kept(1) + consumer * group_rows", "tiles.kept(1) + consumer * 8"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_emulation_sees(mistake, program, tmp_path):
+def test_the_emulation_sees(mistake, objects, tmp_path):
     """Each of these must show, or the tests above would prove little."""
-    right, wrong = MISTAKES[mistake]
-    source = KERNEL.read_text()
+    which, right, wrong = MISTAKES[mistake]
+    source = KERNELS[which].read_text()
     assert right in source
     (tmp_path / "wrong.cu").write_text(source.replace(right, wrong))
-    build(tmp_path / "wrong.cu", tmp_path / "wrong", "-O0")
-    q, k, v = inputs(1, 385, 1, 1, 128, torch.bfloat16)
-    done = run(tmp_path / "wrong", tmp_path, q, k, v, -1)
-    if isinstance(done, tuple):
-        out_error, _, allowed = errors(done, q, k, v, -1)
-        assert not out_error <= allowed
+    wrong_object = compile_one(tmp_path / "wrong.cu", tmp_path / "wrong.o", "-O0")
+    program = compile_to(tmp_path / "wrong", *SANITIZED, wrong_object, objects[1 - which], objects[2])
+    tensors = inputs(1, 385, 1, 1, 128, torch.bfloat16)
+    results = run(program, tmp_path, *tensors, -1)
+    if isinstance(results, tuple):
+        with pytest.raises(AssertionError, match="out|dq|dk|dv"):
+            check(results, *tensors, -1)
