@@ -82,7 +82,7 @@ def test_no_spills_and_registers_as_the_header_says(source, architecture, tmp_pa
 @nvcc
 @pytest.mark.parametrize("name, kernels", [("attention_sm90", 4), ("attention_backward_sm90", 8)])
 def test_hopper_attention_is_tma_and_wgmma(name, kernels, tmp_path):
-    """The cubin for sm_90a holds both, and products in flight together: a wait for each would mean that ptxas gave up."""
+    """The cubin for sm_90a holds both, and products in flight together: with a wait for each, ptxas gave up."""
     triton = pytest.importorskip("triton")
     ptxas_figures(ROOT / f"csrc/cuda/{name}.cu", "sm_90a", tmp_path)
     command = [triton.knobs.nvidia.cuobjdump.path, "-sass", tmp_path / "kernel.cubin"]
