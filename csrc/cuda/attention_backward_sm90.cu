@@ -14,8 +14,10 @@
 // lse and delta of the kept rows are loaded once; those of streamed rows come with the tile, copied by 64 threads of the producer.
 // The two consumers take 64 kept rows each. One's exponentials run under the other's products, and under its own dP.
 //
+// dS · k of a tile runs on under the S of the next; of keys the registers do not suffice for that.
+//
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
-//   1  as above. Not yet: products of the last tile that run on under the S of the next.
+//   1  as above
 // Registers (ptxas 13.0, sm_80, whose kernels are empty, and sm_90a): 4 to 168, no spills; 24 and 240 after setmaxnreg.
 #include "cuda/attention_sm90.cuh"
 
@@ -154,6 +156,14 @@ __device__ __forceinline__ void consume_backward(const Backward& op, const Backw
         }
     }
     char* const kept[2] = {tiles.kept(0) + consumer * group_rows * row_bytes, tiles.kept(1) + consumer * group_rows * row_bytes};
+    int unfinished = -1;  // the stage whose last products may still run
+    const auto finish = [&] {
+        wgmma_wait<0>();
+        hold(grad_first);
+        hold(grad_second);
+        if (unfinished >= 0) release(shared.ring.empty[unfinished]);
+        unfinished = -1;
+    };
     barrier_wait(shared.kept, 0);
     each_tile(find_stream<of_keys>(op, place), [&](const auto& turn, int, int position) {
         const int query = of_keys ? position : begin, key = of_keys ? begin : position;  // the first of each 64
@@ -168,8 +178,12 @@ __device__ __forceinline__ void consume_backward(const Backward& op, const Backw
             const auto value = [&](const float (&of_rows)[2], const float* of_columns, int i) {
                 return of_keys ? of_columns[accumulator_column(0, i) + pair_column] : of_rows[i / 2 % 2];
             };
-            wgmma_wait<1>();
+            wgmma_wait<1>();  // S is there, and what was started before it
             hold(s);
+            if constexpr (!of_keys) {
+                hold(grad_first);
+                if (unfinished >= 0) release(shared.ring.empty[unfinished]);
+            }
             if (ahead < stream_rows - 1 || ahead + stream_rows - 1 > op.window) {
 #pragma unroll
                 for (int i = 0; i < stream_rows / 2; ++i) {
@@ -185,6 +199,7 @@ __device__ __forceinline__ void consume_backward(const Backward& op, const Backw
                 start_outer<T, D, stream_rows>(grad_second, p, second);
                 wgmma_wait<1>();
             } else {
+                barrier_wait(full, turn.parity);  // it has passed: here, as ptxas would move exp to after the wait below
                 wgmma_wait<0>();
             }
             hold(dp);
@@ -192,12 +207,14 @@ __device__ __forceinline__ void consume_backward(const Backward& op, const Backw
             for (int i = 0; i < stream_rows / 2; ++i) dp[i] = s[i] * (dp[i] - value(delta, room.delta, i));
             keep<T>(ds, dp);
             start_outer<T, D, stream_rows>(grad_first, ds, first);
-            wgmma_wait<0>();
-            hold(grad_first);
-            hold(grad_second);
+            unfinished = turn.stage;
+            if constexpr (of_keys) finish();  // its registers do not suffice to let them run on
+        } else {
+            finish();
+            release(shared.ring.empty[turn.stage]);
         }
-        release(shared.ring.empty[turn.stage]);
     });
+    finish();
     scale_rows(grad_first, op.scale, op.scale);
     store_rows<T, D>(grad_first, kept[0], op.grad_first, consumer, begin, place.head, place.batch);
     if constexpr (of_keys) store_rows<T, D>(grad_second, kept[1], op.grad_second, consumer, begin, place.head, place.batch);
