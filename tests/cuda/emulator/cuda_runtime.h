@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -58,8 +59,11 @@ struct Block {
     std::vector<float> slots[2];  // what threads give to a shuffle; two, as fast threads reach the next one early
     ucontext_t scheduler;
     unsigned running = 0;
+    std::exception_ptr error;  // that a thread threw
+    std::unique_ptr<unsigned char[]> dynamic_shared;
 };
 inline Block* block = nullptr;
+inline unsigned blocks_begun = 0;
 
 inline void stop(Wait wait) {
     Thread& self = block->threads[block->running];
@@ -70,7 +74,11 @@ inline void stop(Wait wait) {
 template <class F> struct Start {
     static inline F* body;
     static void run() {
-        (*body)();
+        try {
+            (*body)();
+        } catch (...) {
+            block->error = std::current_exception();
+        }
         Thread& self = block->threads[block->running];
         self.finished = true;
         swapcontext(&self.context, &block->scheduler);
@@ -91,12 +99,15 @@ inline bool release(unsigned first, unsigned last, Wait wait) {
     return true;
 }
 
-template <class F> void run_block(unsigned threads, F body) {
+template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F body) {
     if (threads == 0 || threads > 1024 || threads % 32 != 0) throw std::runtime_error("a block must be 1 to 32 whole warps");
     Block here;
     here.threads = std::vector<Thread>(threads);
     for (auto& slots : here.slots) slots.resize(threads);
+    here.dynamic_shared.reset(new unsigned char[shared_bytes]);
+    std::memset(here.dynamic_shared.get(), 0xff, shared_bytes);  // NaN in every format
     block = &here;
+    ++blocks_begun;
     Start<F>::body = &body;
     constexpr std::size_t stack_bytes = 64 << 10;
     for (Thread& thread : here.threads) {
@@ -117,6 +128,7 @@ template <class F> void run_block(unsigned threads, F body) {
             here.running = i;
             threadIdx = dim3(i);
             swapcontext(&here.scheduler, &thread.context);
+            if (here.error) std::rethrow_exception(here.error);
             moved = true;
         }
         if (all_done) break;
@@ -149,7 +161,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
         gridDim = config->gridDim;
         for (unsigned b = 0; b < config->gridDim.x; ++b) {
             blockIdx = dim3(b);
-            emulator::run_block(config->blockDim.x, [&] { kernel(P(arguments)...); });
+            emulator::run_block(config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(P(arguments)...); });
         }
     } catch (const std::exception& error) {
         emulator::failure = error.what();
@@ -157,6 +169,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     }
     return cudaSuccess;
 }
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <class F> cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) { return cudaSuccess; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
