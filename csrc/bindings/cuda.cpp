@@ -31,6 +31,7 @@ void bind_cuda(py::module_& module) {
 #ifdef PYNANOCHAT_CUDA_BUILT
     py::register_exception<cuda::CudaError>(module, "CudaError", PyExc_RuntimeError);
 #endif
+    bind_cuda_attention(module);
     bind_cuda_linear_softcap_cross_entropy(module);
     bind_cuda_rotary_qk_norm(module);
 }

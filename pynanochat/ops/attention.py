@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from pynanochat import _C
+from pynanochat.ops import attention_gpu
 from pynanochat.ops.backends import choose, implement, pick
 from pynanochat.ops.register import define, differentiate
 
@@ -59,6 +60,7 @@ def backward_cpu(dout, q, k, v, out, lse, window):
 
 
 implement("attention", "cpu", types.SimpleNamespace(forward=forward_cpu, backward=backward_cpu))
+implement("attention", "cuda", attention_gpu.cuda)
 
 
 # --- registration ---

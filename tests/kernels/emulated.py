@@ -9,7 +9,7 @@ import importlib.machinery
 import importlib.util
 
 # The ops that have a CUDA kernel in csrc/cuda, and their glue.
-OPS = ("linear_softcap_cross_entropy", "rotary_qk_norm")
+OPS = ("attention", "linear_softcap_cross_entropy", "rotary_qk_norm")
 GLUE = [importlib.import_module(f"pynanochat.ops.{op}_gpu") for op in OPS]
 
 
