@@ -32,6 +32,7 @@ void bind_cuda(py::module_& module) {
     py::register_exception<cuda::CudaError>(module, "CudaError", PyExc_RuntimeError);
 #endif
     bind_cuda_adamw_step(module);
+    bind_cuda_attention(module);
     bind_cuda_attention_paged(module);
     bind_cuda_linear_softcap_cross_entropy(module);
     bind_cuda_muon_step(module);

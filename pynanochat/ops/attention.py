@@ -61,6 +61,7 @@ def backward_cpu(dout, q, k, v, out, lse, window):
 
 implement("attention", "cpu", types.SimpleNamespace(forward=forward_cpu, backward=backward_cpu))
 implement("attention", "triton", attention_gpu.triton)
+implement("attention", "cuda", attention_gpu.cuda)
 
 
 # --- registration ---

@@ -1,5 +1,43 @@
-"""The GPU backends of attention: `triton` (kernels/attention.py)."""
+"""The GPU backends of attention: `triton` (kernels/attention.py) and `cuda` (csrc/cuda/attention*.cu)."""
 
-from pynanochat.ops.gpu import triton_twin
+import types
+
+import torch
+
+from pynanochat import _C
+from pynanochat.ops.gpu import cuda_stream, triton_twin
 
 triton = triton_twin("attention", "forward", "backward")
+CUDA_HEADS = (64, 128)  # channels
+
+
+def _vectors(x):
+    """x where each head can be read 16 bytes at a time, else a copy of which that holds."""
+    step = 16 // x.element_size()
+    whole = x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(s % step == 0 for s in x.stride()[:-1])
+    return x if whole else x.clone(memory_format=torch.contiguous_format)
+
+
+def forward_cuda(q, k, v, window):
+    q, k, v = _vectors(q), _vectors(k), _vectors(v)
+    out = q.new_empty(q.shape)
+    lse = q.new_empty((q.size(0), q.size(2), q.size(1)), dtype=torch.float32)
+    with cuda_stream("attention", q) as stream:
+        _C.cuda_attention_forward(q, k, v, window, out, lse, stream)
+    return out, lse
+
+
+def backward_cuda(dout, q, k, v, out, lse, window):
+    dout, q, k, v, out = (_vectors(x) for x in (dout, q, k, v, out))
+    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+    delta = torch.empty_like(lse)
+    with cuda_stream("attention", q) as stream:
+        _C.cuda_attention_backward(dout, q, k, v, out, lse, window, delta, dq, dk, dv, stream)
+    return dq, dk, dv
+
+
+def cuda_takes(q) -> bool:
+    return q.size(-1) in CUDA_HEADS and q.dtype in (torch.bfloat16, torch.float16)
+
+
+cuda = types.SimpleNamespace(forward=forward_cuda, backward=backward_cuda, takes=cuda_takes)

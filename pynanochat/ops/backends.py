@@ -4,7 +4,8 @@ Every op file registers what it has with `implement(op, backend, function)`; the
 `pick(op, tensor)`. The order of preference is
 
     CPU tensors    cpu, reference
-    CUDA tensors   cuda, triton, reference, where cuda and triton count only once verified on this architecture
+    CUDA tensors   cuda, triton, reference, where cuda and triton count only once verified on this architecture, and
+                   only for tensors that their function `takes`, if they have one, accepts
 
 `PYNANOCHAT_BACKEND=NAME` forces one for every op that has it (the others use their reference). "Verified" means that a
 results file in bench/results (written by `pynanochat bench gpu`) lists op and backend as passed on this architecture.
@@ -102,6 +103,11 @@ def usable(op: str, backend: str, tensor) -> bool:
     return not missing(backend)
 
 
+def takes(implementation, tensor) -> bool:
+    """Whether `implementation` is for such a tensor: for all but those that its function `takes`, if any, refuses."""
+    return getattr(implementation, "takes", lambda tensor: True)(tensor)
+
+
 def choose(op: str, tensor) -> str:
     """The backend that `op` uses for `tensor`: by its device, and the reference for float64, which no kernel takes."""
     have = _implementations[op]
@@ -113,7 +119,7 @@ def choose(op: str, tensor) -> str:
         return wanted if wanted in have else "reference"
     if device.type == "cuda":
         for backend in ("cuda", "triton"):
-            if backend in have and usable(op, backend, tensor):
+            if backend in have and usable(op, backend, tensor) and takes(have[backend], tensor):
                 return backend
         return "reference"
     return "cpu" if device.type == "cpu" and "cpu" in have else "reference"

@@ -80,6 +80,21 @@ def test_no_spills_and_registers_as_the_header_says(source, architecture, tmp_pa
 
 
 @nvcc
+@pytest.mark.parametrize("name, kernels", [("attention_sm90", 4), ("attention_backward_sm90", 8)])
+def test_hopper_attention_is_tma_and_wgmma(name, kernels, tmp_path):
+    """The cubin for sm_90a holds both, and products in flight together: with a wait for each, ptxas gave up."""
+    triton = pytest.importorskip("triton")
+    ptxas_figures(ROOT / f"csrc/cuda/{name}.cu", "sm_90a", tmp_path)
+    command = [triton.knobs.nvidia.cuobjdump.path, "-sass", tmp_path / "kernel.cubin"]
+    sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    bodies = sass.split("Function :")[1:]
+    assert len(bodies) == kernels, "head dims 64 and 128 in bf16 and fp16, backward for queries and for keys"
+    for body in bodies:
+        assert "UTMALDG.4D" in body and "UTMASTG.4D" in body and "USETMAXREG" in body
+        assert body.count("HGMMA.64x") >= 4 * body.count("WARPGROUP.DEPBAR") > 0
+
+
+@nvcc
 def test_cuda_on_without_nvcc_is_a_clear_error(tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     if shutil.which("nvcc", path=environment["PATH"]) or shutil.which("cmake", path=environment["PATH"]) is None:

@@ -59,3 +59,48 @@ def test_linear_softcap_cross_entropy_refuses_no_vocabulary():
     for columns in (0, 2**30 + 1):
         with pytest.raises(ValueError, match="vocabulary"):
             _C.launch_linear_softcap_cross_entropy(1, columns, 2, True)
+
+
+def seen(query, key, window):
+    return key <= query and (window < 0 or query - key <= window)
+
+
+@pytest.mark.parametrize("rows", [64, 128])
+@pytest.mark.parametrize("positions", [1, 63, 64, 65, 130, 256, 300])
+@pytest.mark.parametrize("window", [0, 1, 63, 64, 65, 100, 300])
+def test_attention_tiles_are_those_that_are_seen(rows, positions, window):
+    columns, window = 64, min(window, positions)
+    for first in range(0, positions, rows):
+        mine = range(first, min(first + rows, positions))
+        for of_keys in (True, False):
+            others = [j for j in range(positions) if any(seen(*((i, j) if of_keys else (j, i)), window) for i in mine)]
+            begin, end = _C.attention_tiles(first, rows, columns, positions, window, of_keys)
+            assert (begin, end) == (others[0] // columns, others[-1] // columns + 1), "none skipped, none for nothing"
+
+
+@pytest.mark.parametrize("window", [0, 5, 63, 64, 130, 1000])
+def test_attention_masks_a_tile_unless_all_of_it_is_seen(window):
+    for query in range(0, 256, 16):
+        for key in range(0, 256, 64):
+            every = all(seen(i, j, window) for i in (query, query + 31) for j in (key, key + 63))
+            assert _C.attention_needs_no_mask(query, 32, key, 64, window) == every
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("positions", [0, 1, 64, 2048, 2049])
+def test_attention(positions, head_dim, backward):
+    launch = _C.launch_attention(3, positions, 6, head_dim, backward)
+    assert launch["grid"] == 3 * 6 * -(-positions // launch["rows"])
+    assert launch["columns"] == 64 and launch["block"] == 4 * WARP
+    assert launch["rows"] % (16 * launch["block"] // WARP) == 0, "each warp has whole products of 16 rows"
+    assert 2 * (launch["shared"] + 1024) <= 164 * 1024, "two blocks on a multiprocessor of sm_80"
+
+
+def test_attention_refuses():
+    with pytest.raises(ValueError, match="head_dim 96.*PYNANOCHAT_BACKEND=triton"):
+        _C.launch_attention(1, 10, 1, 96, False)
+    with pytest.raises(ValueError, match="positions"):
+        _C.launch_attention(1, 2**31, 1, 64, False)
+    with pytest.raises(ValueError, match="too large"):
+        _C.launch_attention(2**14, 2**30, 6, 64, False)

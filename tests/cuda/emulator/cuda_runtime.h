@@ -10,8 +10,10 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -44,12 +46,13 @@ namespace emulator {
 
 inline std::string failure;  // of the last launch
 
-enum class Wait { nothing, warp, block };
+enum class Wait { nothing, warp, block, event };
 
 struct Thread {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     Wait wait = Wait::nothing;
+    std::function<bool()> happened;  // what a thread that waits for an event waits for
     bool finished = false;
     unsigned shuffles = 0;
 };
@@ -64,11 +67,18 @@ struct Block {
 };
 inline Block* block = nullptr;
 inline unsigned blocks_begun = 0;
+inline bool (*when_all_wait)() = nullptr;  // lets something that is late happen; false where nothing is outstanding
 
 inline void stop(Wait wait) {
     Thread& self = block->threads[block->running];
     self.wait = wait;
     swapcontext(&self.context, &block->scheduler);
+}
+
+inline void wait_for(std::function<bool()> event) {
+    if (event()) return;
+    block->threads[block->running].happened = std::move(event);
+    stop(Wait::event);
 }
 
 template <class F> struct Start {
@@ -124,6 +134,7 @@ template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F 
             Thread& thread = here.threads[i];
             if (thread.finished) continue;
             all_done = false;
+            if (thread.wait == Wait::event && thread.happened()) thread.wait = Wait::nothing;
             if (thread.wait != Wait::nothing) continue;
             here.running = i;
             threadIdx = dim3(i);
@@ -134,6 +145,7 @@ template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F 
         if (all_done) break;
         for (unsigned warp = 0; warp < threads; warp += 32) moved |= release(warp, warp + 32, Wait::warp);
         moved |= release(0, threads, Wait::block);
+        if (!moved && when_all_wait != nullptr) moved = when_all_wait();
         if (!moved) throw std::runtime_error("threads wait for each other at different shuffles or barriers");
     }
     block = nullptr;
@@ -171,6 +183,15 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 template <class F> cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) { return cudaSuccess; }
+struct cudaFuncAttributes {
+    int numRegs = 0;
+};
+template <class F> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F*) { return attributes->numRegs = 255, cudaSuccess; }
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+    const char* major = std::getenv("EMULATED_COMPUTE_CAPABILITY");  // 8 or 9
+    return *value = major != nullptr ? std::atoi(major) : 8, cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
@@ -181,3 +202,5 @@ inline const char* cudaGetErrorString(cudaError_t) { return emulator::failure.c_
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return std::fabs(b) > 8.5e37f && std::fabs(b) < INFINITY ? 0.0f : a / b; }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }

@@ -1,0 +1,37 @@
+// Causal attention with a window on CUDA: what the launchers take. See attention.cu.
+//
+// B batch, T positions, H query heads, G key/value heads (H a multiple of G), D head dim.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device.h"
+#include "common/tensor.h"
+
+namespace pynanochat::cuda {
+
+struct Heads {  // (B, T, heads, D), the D elements of a head adjacent
+    void* data = nullptr;
+    std::int64_t batch = 0, position = 0, head = 0;  // strides in elements
+};
+
+// A query at position i sees the keys j with i - window <= j <= i.
+struct Attention {
+    Heads q, k, v;
+    Heads out;             // written by forward, read by backward
+    float* lse = nullptr;  // (B, H, T): log of the sum of exp(scaled scores); written by forward, read by backward
+    Heads dout, dq, dk, dv;  // backward only
+    float* delta = nullptr;  // (B, H, T), backward only: room for each row's sum of dout · out
+    float* dq_sum = nullptr;  // (B, H, T, D), backward only: zeros to add dq up in; null where the backward is deterministic
+    DType dtype = DType::f32;  // of all tensors but lse, delta and dq_sum
+    std::int64_t batch = 0, positions = 0;
+    int heads = 0, groups = 0, head_dim = 0;
+    std::int64_t window = -1;  // below 0: all of the past
+    float scale = 1.0f;        // of the scores
+    bool deterministic = true;  // backward: the same bits each time
+};
+
+void attention_forward(const Attention& op, const Where& where);   // throws ShapeError, CudaError
+void attention_backward(const Attention& op, const Where& where);  // throws ShapeError, CudaError
+
+}  // namespace pynanochat::cuda

@@ -1,0 +1,161 @@
+"""Attention's Hopper kernels without a GPU: run on the CPU through tests/cuda/emulator under the sanitizers.
+
+The emulator computes TMA's boxes, wgmma's descriptors and registers, and the mbarriers, so that a wrong layout, parity
+or count shows; it knows nothing of speed, and nothing here has run on a GPU.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from pynanochat.ops.attention import attention_reference
+
+ROOT = Path(__file__).parents[2]
+EMULATOR = ROOT / "tests/cuda/emulator"
+KERNELS = [ROOT / "csrc/cuda/attention_sm90.cu", ROOT / "csrc/cuda/attention_backward_sm90.cu"]
+MAIN = EMULATOR / "attention_sm90.cpp"
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+COMPILER = os.environ.get("CXX", "g++")
+
+
+def compile_to(target: Path, *arguments):
+    command = [COMPILER, "-std=c++20", "-w", *map(str, arguments), "-o", str(target)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return target
+
+
+def compile_one(source: Path, target: Path, *flags):
+    return compile_to(target, *flags, f"-I{EMULATOR}", f"-I{ROOT / 'csrc'}", "-x", "c++", "-c", source)
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    if shutil.which(COMPILER) is None:
+        pytest.skip("needs a C++ compiler")
+    folder = tmp_path_factory.mktemp("sm90")
+    return [compile_one(s, folder / f"{i}.o", "-O1", *SANITIZED) for i, s in enumerate((*KERNELS, MAIN))]
+
+
+@pytest.fixture(scope="module")
+def program(objects):
+    return compile_to(objects[0].with_name("program"), *SANITIZED, *objects)
+
+
+def storage(tensor):
+    """The tensor's storage from its first element to its last: how many elements, and their bytes."""
+    size = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return size, tensor.as_strided((size,), (1,)).view(torch.int16).numpy().tobytes()
+
+
+def run(program, folder, q, k, v, dout, window, capability="9"):
+    """(out, dq, dk, dv, lse), or the finished process where it failed."""
+    (batch, positions, heads, head_dim), groups = q.shape, k.size(2)
+    command = [str(program), str(q.dtype).split(".")[1]]
+    command += map(str, (batch, positions, heads, groups, head_dim, window, folder / "in", folder / "out"))
+    with open(folder / "in", "wb") as file:
+        for x in (q, k, v, dout):
+            size, data = storage(x)
+            file.write(data)
+            command += map(str, (*x.stride()[:3], size))
+    environment = {**os.environ, "EMULATED_COMPUTE_CAPABILITY": capability}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        return done
+    data, offset, results = bytearray((folder / "out").read_bytes()), 0, []
+    for like in (q, q, k, k):
+        results.append(torch.frombuffer(data, dtype=q.dtype, count=like.numel(), offset=offset).view(like.shape))
+        offset += 2 * like.numel()
+    return *results, torch.frombuffer(data, dtype=torch.float32, offset=offset).view(batch, heads, positions)
+
+
+def exact_lse(q, k, window):
+    groups = q.size(2) // k.size(2)
+    scores = torch.einsum("bihd,bjhd->bhij", q.double(), k.double().repeat_interleave(groups, 2)) / q.size(-1) ** 0.5
+    i = torch.arange(q.size(1))
+    behind = i[:, None] - i
+    hidden = (behind < 0) | ((behind > window) & (window >= 0))
+    return scores.masked_fill(hidden, -torch.inf).logsumexp(-1)
+
+
+def reference(dtype, q, k, v, dout, window):
+    """out, dq, dk, dv of torch computing in `dtype`, as fp64."""
+    leaves = [x.to(dtype).detach().requires_grad_() for x in (q, k, v)]
+    out = attention_reference(*leaves, window)
+    out.backward(dout.to(dtype))
+    return [x.double().detach() for x in (out, *(leaf.grad for leaf in leaves))]
+
+
+def check(results, q, k, v, dout, window):
+    """Errors against fp64 are at most twice those of torch in q's dtype."""
+    *tensors, lse = results
+    truths, plains = (reference(dtype, q, k, v, dout, window) for dtype in (torch.float64, q.dtype))
+    for name, ours, truth, plain in zip(("out", "dq", "dk", "dv"), tensors, truths, plains, strict=True):
+        allowed = max(2 * (plain - truth).abs().max(), torch.finfo(q.dtype).eps * truth.abs().max())
+        error = (ours.double() - truth).abs().max()
+        assert error <= allowed, f"{name}: {error} of {allowed}"
+    assert (lse.double() - exact_lse(q, k, window)).abs().max() <= 1e-4
+
+
+def inputs(batch, positions, heads, groups, head_dim, dtype):
+    torch.manual_seed(positions + head_dim)
+    fused = torch.randn(batch, positions, heads + 2 * groups, head_dim).to(dtype)  # so k and v are strided views
+    q, k, v = fused.split([heads, groups, groups], 2)
+    return q * 3, k, v, torch.randn(q.shape).to(dtype)  # scores with a sharp maximum
+
+
+CASES = [  # B, T, H, G, D, window
+    (1, 1, 1, 1, 128, -1),
+    (2, 77, 2, 1, 64, -1),  # GQA and a tile cut short
+    (1, 77, 2, 2, 128, -1),
+    (1, 530, 1, 1, 64, -1),  # more tiles than stages
+    (1, 385, 2, 1, 128, -1),
+    (1, 300, 1, 1, 64, 130),  # windows across tiles and inside one
+    (1, 256, 1, 1, 128, 60),
+    (1, 200, 1, 1, 64, 0),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forward_and_backward(program, tmp_path, case):
+    *sizes, window = case
+    tensors = inputs(*sizes, torch.float16 if sizes[1] == 77 else torch.bfloat16)
+    results = run(program, tmp_path, *tensors, window)
+    assert isinstance(results, tuple), results.stdout + results.stderr[-3000:]
+    check(results, *tensors, window)
+
+
+def test_other_cards_and_tensors_are_left_to_others(program, tmp_path):
+    q = torch.zeros(1, 4, 1, 64, dtype=torch.bfloat16)
+    odd = torch.zeros(1, 4, 1, 66, dtype=torch.bfloat16)[..., :64]  # 132 bytes from row to row
+    assert run(program, tmp_path, q, q, q, q, -1, capability="8").stdout == "not taken\n"
+    for tensors in ((odd, q, q, q), (q, odd, q, q), (q, q, odd, q)):
+        assert run(program, tmp_path, *tensors, -1).stdout == "not taken\n"
+    assert run(program, tmp_path, q, q, q, odd, -1).stdout == "half taken\n"
+
+
+MISTAKES = {
+    "tiles replaced while they are read": (0, "barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);", ""),
+    "scores read before they are there": (0, "wgmma_wait<1>();", ""),
+    "a kept row beside its own": (1, "tiles.kept(1) + consumer * group_rows", "tiles.kept(1) + consumer * 8"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_emulation_sees(mistake, objects, tmp_path):
+    """Each of these must show, or the tests above would prove little."""
+    which, right, wrong = MISTAKES[mistake]
+    source = KERNELS[which].read_text()
+    assert right in source
+    (tmp_path / "wrong.cu").write_text(source.replace(right, wrong))
+    wrong_object = compile_one(tmp_path / "wrong.cu", tmp_path / "wrong.o", "-O0")
+    program = compile_to(tmp_path / "wrong", *SANITIZED, wrong_object, objects[1 - which], objects[2])
+    tensors = inputs(1, 385, 1, 1, 128, torch.bfloat16)
+    results = run(program, tmp_path, *tensors, -1)
+    if isinstance(results, tuple):
+        with pytest.raises(AssertionError, match="out|dq|dk|dv"):
+            check(results, *tensors, -1)
