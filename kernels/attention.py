@@ -197,7 +197,7 @@ def _dkdv_step(
 
 @triton.jit(do_not_specialize=SIZES)
 def dkdv_kernel(
-    dout, q, k, v, lse, delta, dk, dv, all_groups, groups, group, positions, window, factor, scale, heads_at_once,
+    dout, q, k, v, lse, delta, dk, dv, all_groups, groups, group, positions, window, factor, heads_at_once, scale,
     dout_batch, dout_row, dout_head, dout_channel, q_batch, q_row, q_head, q_channel,
     k_batch, k_row, k_head, k_channel, v_batch, v_row, v_head, v_channel,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
@@ -251,7 +251,7 @@ def _dq_step(
 
 @triton.jit(do_not_specialize=SIZES)
 def dq_kernel(
-    dout, q, k, v, lse, delta, dq, all_heads, heads, group, positions, window, factor, scale, heads_at_once,
+    dout, q, k, v, lse, delta, dq, all_heads, heads, group, positions, window, factor, heads_at_once, scale,
     dout_batch, dout_row, dout_head, dout_channel, q_batch, q_row, q_head, q_channel,
     k_batch, k_row, k_head, k_channel, v_batch, v_row, v_head, v_channel,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr,
@@ -311,7 +311,7 @@ def tiles(kernel: str, D: int, dtype: torch.dtype, architecture: int) -> dict:
 def _verify(q, k, v):
     batch, positions, heads, D = q.shape
     groups = k.size(2)
-    if groups < 1 or heads % groups:
+    if heads < 1 or groups < 1 or heads % groups:
         raise ValueError(f"attention: {heads} query heads are no multiple of {groups} key/value heads")
     if k.shape != (batch, positions, groups, D) or v.shape != k.shape:
         raise ValueError(f"attention: k {tuple(k.shape)} and v {tuple(v.shape)} do not fit q {tuple(q.shape)}")
@@ -321,18 +321,21 @@ def _verify(q, k, v):
         raise ValueError(f"attention: the triton backend takes heads of 1 to 256 channels, not {D}")
 
 
-def _plan(kernel, q, k, window, key_heads=False):
-    """Grid, scalar arguments and constants of a kernel whose tiles are of queries, or of keys for `key_heads`."""
+def _plan(kernel, q, k, window):
+    """Grid, scalar arguments and constants of a kernel; the programs of dkdv are by key heads."""
     batch, positions, heads, D = q.shape
-    groups, group = k.size(2), heads // k.size(2)
+    group = heads // k.size(2)
     constants = tiles(kernel, D, q.dtype, kernels.architecture(q.device))
-    share = max(1, L2_SHARE // (2 * positions * D * q.element_size() * (group if key_heads else 1)))
-    rows, here, at_once = ("KEYS", groups, share) if key_heads else ("QUERIES", heads, share * group)
-    grid = (batch * here * triton.cdiv(positions, constants[rows]),)
+    share = max(1, L2_SHARE // (2 * positions * D * q.element_size()))  # heads whose keys and values L2 holds
+    if kernel == "dkdv":
+        here, rows, at_once = heads // group, constants["KEYS"], max(1, share // group)
+    else:
+        here, rows, at_once = heads, constants["QUERIES"], share * group
+    at_once = min(at_once, batch * here)
     window = positions if window < 0 else min(window, positions)
     factor = math.log2(math.e) / math.sqrt(D)
-    at_once = min(at_once, batch * here)
-    return grid, (batch * here, here, group, positions, window, factor), at_once, constants
+    grid = (batch * here * triton.cdiv(positions, rows),)
+    return grid, (batch * here, here, group, positions, window, factor, at_once), constants
 
 
 def forward(q, k, v, window):
@@ -343,8 +346,8 @@ def forward(q, k, v, window):
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.size(0), q.size(2), q.size(1), dtype=torch.float32, device=q.device)
     if q.numel():
-        grid, scalars, at_once, constants = _plan("forward", q, k, window)
-        forward_kernel[grid](q, k, v, out, lse, *scalars, at_once, *q.stride(), *k.stride(), *v.stride(), **constants)
+        grid, scalars, constants = _plan("forward", q, k, window)
+        forward_kernel[grid](q, k, v, out, lse, *scalars, *q.stride(), *k.stride(), *v.stride(), **constants)
     return out.to(dtype), lse
 
 
@@ -359,14 +362,14 @@ def backward(dout, q, k, v, out, lse, window):
         return dq.to(dtype), dk.to(dtype), dv.to(dtype)
     delta = torch.empty_like(lse)
     _, positions, heads, D = q.shape
-    grid, scalars, at_once, constants = _plan("dq", q, k, window)
+    grid, scalars, constants = _plan("dq", q, k, window)
     delta_kernel[grid](
         dout, out, delta, heads, positions, *dout.stride(), *out.stride(),
         QUERIES=constants["QUERIES"], D=D, HEAD=constants["HEAD"],
     )  # fmt: skip
     scale = 1 / math.sqrt(D)
     strides = (*dout.stride(), *q.stride(), *k.stride(), *v.stride())
-    dq_kernel[grid](dout, q, k, v, lse, delta, dq, *scalars, scale, at_once, *strides, **constants)
-    grid, scalars, at_once, constants = _plan("dkdv", q, k, window, key_heads=True)
-    dkdv_kernel[grid](dout, q, k, v, lse, delta, dk, dv, *scalars, scale, at_once, *strides, **constants)
+    dq_kernel[grid](dout, q, k, v, lse, delta, dq, *scalars, scale, *strides, **constants)
+    grid, scalars, constants = _plan("dkdv", q, k, window)
+    dkdv_kernel[grid](dout, q, k, v, lse, delta, dk, dv, *scalars, scale, *strides, **constants)
     return dq.to(dtype), dk.to(dtype), dv.to(dtype)
