@@ -50,6 +50,7 @@ KERNELS = {  # name: kernel, constants, dtype, warps, what its PTX for sm_90 mus
     "paged decode, head 256": (paged.attend_kernel, paged_tiles(1, 256), "bf16", 4, "cp.async"),
     "paged few queries": (paged.attend_kernel, paged_tiles(64), "bf16", 4, "wgmma"),
     "paged prefill": (paged.attend_kernel, paged_tiles(512, SPLIT=False), "bf16", 8, "wgmma"),
+    "paged prefill, group of 3": (paged.attend_kernel, paged_tiles(512, SHARE=3), "bf16", 8, "wgmma"),
     "paged prefill, head 64": (paged.attend_kernel, paged_tiles(512, 64, SPLIT=False), "bf16", 8, "wgmma"),
     "paged prefill, head 256": (paged.attend_kernel, paged_tiles(512, 256), "bf16", 8, "wgmma"),
     "paged fp32": (paged.attend_kernel, paged_tiles(1, 128, torch.float32, PRECISION="ieee"), "fp32", 8, "fma"),
