@@ -159,9 +159,9 @@ def tiles(dtype, dim: int, pairs: int, hopper: bool) -> dict:
         return _tile(16, 64 if dim <= 128 else 32, 4, 5)
     if dim > 128:
         return _tile(64, 32, 8, 3)
-    if pairs <= 64:
+    if pairs <= 64 or (dim > 64 and not hopper):
         return _tile(64, 64 if dim <= 64 else 32, 4, 3)
-    return _tile(128, 64, 8, 3) if hopper or dim <= 64 else _tile(128, 32, 8, 3)
+    return _tile(128, 64, 8, 3)
 
 
 def _tile(rows, block, warps, stages):
