@@ -144,6 +144,7 @@ CALLS = {  # the call, and what the PTX for sm_90 of its kernels must hold
     "paged decode, head 256": (lambda: paged(1, size=256), DECODE),
     "paged few queries": (lambda: paged(8, groups=1, columns=4), "wgmma"),
     "paged prefill": (lambda: paged(512), PREFILL),
+    "paged prefill, group of 3": (lambda: paged(512, heads=12, groups=4), PREFILL),
     "paged prefill, head 64": (lambda: paged(512, size=64), PREFILL),
     "paged prefill, head 256": (lambda: paged(512, size=256), PREFILL),
     "paged fp32": (lambda: paged(1, dtype=FP32), {"attend_kernel": "fma", "combine_kernel": "ex2"}),
