@@ -24,6 +24,12 @@ def _load(x, row, column, inside, stride0, stride1):
 
 
 @triton.jit
+def _over_root(squares, columns, eps):
+    mean = tl.sum(squares, axis=1) / columns
+    return tl.div_rn(1.0, tl.sqrt_rn(mean + eps))[:, None]  # a whole row is multiplied by it: not the fast ones
+
+
+@triton.jit
 def _load_sum(
     x, residual, total, row, column, inside, x0, x1, r0, r1, columns, RESIDUAL: tl.constexpr, STORE: tl.constexpr
 ):
@@ -46,7 +52,7 @@ def forward_kernel(
     if WHOLE:
         inside = (row < rows) & (lane < columns)
         value = _load_sum(x, residual, total, row, lane, inside, x0, x1, r0, r1, columns, RESIDUAL, True)
-        rstd = 1.0 / tl.sqrt(tl.sum(value * value, axis=1) / columns + eps)[:, None]
+        rstd = _over_root(value * value, columns, eps)
         tl.store(out + row * columns + lane, (value * rstd).to(out.dtype.element_ty), inside)
     else:
         squares = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -55,7 +61,7 @@ def forward_kernel(
             inside = (row < rows) & (column < columns)
             value = _load_sum(x, residual, total, row, column, inside, x0, x1, r0, r1, columns, RESIDUAL, True)
             squares += value * value
-        rstd = 1.0 / tl.sqrt(tl.sum(squares, axis=1) / columns + eps)[:, None]
+        rstd = _over_root(squares, columns, eps)
         for first in range(0, columns, COLUMNS):
             column = first + lane
             inside = (row < rows) & (column < columns)
@@ -82,7 +88,7 @@ def backward_kernel(
         inside = (row < rows) & (lane < columns)
         value = _load(x, row, lane, inside, x0, x1)
         g = _load(grad, row, lane, inside, g0, g1)
-        rstd = 1.0 / tl.sqrt(tl.sum(value * value, axis=1) / columns + eps)[:, None]
+        rstd = _over_root(value * value, columns, eps)
         mean = tl.sum(g * value, axis=1)[:, None] / columns * rstd * rstd
         _store_gradient(g, value, rstd, mean, grad_total, dx, row, lane, inside, t0, t1, columns, ADD)
     else:
@@ -94,7 +100,7 @@ def backward_kernel(
             value = _load(x, row, column, inside, x0, x1)
             squares += value * value
             products += value * _load(grad, row, column, inside, g0, g1)
-        rstd = 1.0 / tl.sqrt(tl.sum(squares, axis=1) / columns + eps)[:, None]
+        rstd = _over_root(squares, columns, eps)
         mean = tl.sum(products, axis=1)[:, None] / columns * rstd * rstd
         for first in range(0, columns, COLUMNS):
             column = first + lane
