@@ -7,7 +7,7 @@ import torch
 
 from pynanochat.bench import gpu_ops, gpu_products
 
-ON_CPU = {"linear_fp8": "reference"}  # of the others "cpu"
+ON_CPU = {"linear_fp8": "reference", "relu2_mlp_fp8": "reference"}  # of the others "cpu"
 VERIFIED = [{"op": op, "backend": ON_CPU.get(op, "cpu")} for op, _, _ in gpu_ops.BENCHMARKS]
 
 
@@ -31,7 +31,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(gpu_ops, "roofline", lambda: rate)
     tiny = {"rotary_qk_norm": {"small": (2, 8, 2, 2, 16)}, "linear_softcap_cross_entropy": {"small": (64, 16, 128)}}
     tiny |= {"muon_step": {"small": (2, 8, 24)}, "relu2_mlp": {"small": (32, 16, 48)}}
-    tiny |= {"linear_fp8": {"small": (32, 16, 48)}}
+    tiny |= {op: {"small": (32, 16, 48)} for op in ("linear_fp8", "relu2_mlp_fp8")}
     monkeypatch.setattr(gpu_ops, "BENCHMARKS", [(op, bench, tiny[op]) for op, bench, _ in gpu_ops.BENCHMARKS])
 
 

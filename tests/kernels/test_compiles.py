@@ -56,15 +56,22 @@ BY_ROWS = {"a2": 1, "b2": 1, "o2": 1}
 BY_COLUMNS = {"a2": 1, "b1": 1, "o2": 1}
 
 
+NAMES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.float8_e5m2: "fp8e5",
+}
+
+
 def product_entry(kernel, dtype, side, **constants):
     """An entry of KERNELS: the tiles that a product of side·side matrices of `dtype` would use."""
     tile = product.tiles(dtype, side, side)
     assert tile.pop("num_stages") == 3
     warps = tile.pop("num_warps")
-    name, holds = {torch.float32: ("fp32", "fma"), torch.float16: ("fp16", "wgmma"), torch.bfloat16: ("bf16", "wgmma")}[
-        dtype
-    ]
-    return kernel, {**tile, **constants}, name, warps, holds
+    holds = "fma" if dtype == torch.float32 else "wgmma"
+    return kernel, {**tile, **constants}, NAMES[dtype], warps, holds
 
 
 MUON = {
@@ -78,16 +85,24 @@ KERNELS |= {
     for dtype, side in ((torch.float16, 4096), (torch.float16, 256), (torch.float32, 256))
 }
 POINTERS |= {"limit": "fp32", **dict.fromkeys(("eight_scale", "eight_amax"), "*fp32")}
-RELU2 = {
-    "forward": {"SLOPE": False, "EIGHT": False, "h2": 1, **BY_COLUMNS},
-    "slope": {"SLOPE": True, "EIGHT": False, "h2": 1, **BY_ROWS},
-    "forward to fp8": {"SLOPE": False, "EIGHT": True, "h2": 1, **BY_COLUMNS},
-    "slope to fp8": {"SLOPE": True, "EIGHT": True, "h2": 1, **BY_ROWS},
+RELU2 = {"SCALED": False, "KEEP": True, "EIGHT": False, "h2": 1, "GROUP": product.GROUP}
+IN_8 = {**RELU2, "SCALED": True, "EIGHT": True}
+POINTERS |= dict.fromkeys(("a_inverse", "b_inverse"), "*fp32")
+KERNELS |= {
+    f"relu2 {name} {dtype}": product_entry(relu2_mlp.relu2_kernel, dtype, 4096, **constants)
+    for dtype in (torch.bfloat16, torch.float32)
+    for name, constants in (
+        ("forward", {**RELU2, "SLOPE": False, **BY_COLUMNS}),
+        ("slope", {**RELU2, "SLOPE": True, **BY_ROWS}),
+    )
 }
 KERNELS |= {
-    f"relu2 {name} {dtype}": product_entry(relu2_mlp.relu2_kernel, dtype, 4096, GROUP=product.GROUP, **constants)
-    for name, constants in RELU2.items()
-    for dtype in ((torch.bfloat16,) if constants["EIGHT"] else (torch.bfloat16, torch.float32))
+    "relu2 forward in fp8": product_entry(
+        relu2_mlp.relu2_kernel, torch.float8_e4m3fn, 4096, **IN_8, SLOPE=False, **BY_COLUMNS
+    ),
+    "relu2 slope in fp8": product_entry(
+        relu2_mlp.relu2_kernel, torch.float8_e5m2, 4096, **{**IN_8, "KEEP": False}, SLOPE=True, **BY_COLUMNS
+    ),
 }
 CAST = {"SIDE": linear_fp8.SIDE, "x1": 1}
 POINTERS |= dict.fromkeys(("by_rows", "by_columns"), "*fp8e4nv")
@@ -115,8 +130,8 @@ KERNELS |= {
 
 def compile_for(architecture, kernel, constants, dtype, warps):
     kinds = {**POINTERS, **dict.fromkeys(OF_DTYPE, f"*{dtype}"), **dict.fromkeys(constants, "constexpr")}
-    if constants.get("EIGHT"):
-        kinds |= dict.fromkeys(("eight", "eight_columns"), "*fp8e4nv")
+    if constants.get("EIGHT"):  # an activation's factors are e4m3; a gradient is e5m2, its other factor e4m3
+        kinds |= {"b": "*fp8e4nv", "h": "*bf16", "out": "*bf16", "eight": f"*{dtype}", "eight_columns": f"*{dtype}"}
     signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
     whole = [n for n, kind in signature.items() if kind.startswith("*") or (n in WHOLE and kind == "i32")]
     aligned = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in whole}  # as a launch would find it
