@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from pynanochat.kernels import stored_dtype
+from pynanochat.kernels.fp8 import store_both
 from pynanochat.kernels.product import GROUP, grouped, multiply, tiles
 
 
@@ -42,11 +43,7 @@ def relu2_kernel(
     if KEEP:
         tl.store(out + far_row[:, None] * o1 + far_column[None, :] * o2, total.to(out.dtype.element_ty), inside)
     if EIGHT:
-        tl.atomic_max(eight_amax, tl.max(tl.max(tl.abs(total), axis=1), axis=0))
-        small = tl.clamp(total * tl.load(eight_scale), -limit, limit).to(eight.dtype.element_ty)
-        tl.store(eight + far_row[:, None] * columns + far_column[None, :], small, inside)
-        across = (column < columns)[:, None] & (row < rows)[None, :]
-        tl.store(eight_columns + far_column[:, None] * rows + far_row[None, :], tl.trans(small), across)
+        store_both(total, eight, eight_columns, eight_scale, eight_amax, limit, row, column, rows, columns)
 
 
 def launch(a, b, h, dtype, inverses=None, scale=None, keep=True):

@@ -71,6 +71,20 @@ def test_epilogues(kernel, device, shape):
     check_8_bits(dz8, exact_dz, scales[5])
 
 
+def test_what_is_no_number_stays_that_and_spoils_no_scale(kernel, device):
+    """A gradient that is no number, of one token: the loop must see it in the gradients, the scales must not."""
+    x, dy, w_fc, w_proj = inputs((32, 16, 48), device)
+    scales = Scales(DTYPES, device=device)
+    run(relu2_mlp_fp8, x, dy, w_fc, w_proj, scales[:])
+    scales.update()
+    dy[3, 4] = float("nan")
+    _, dx, dw_fc, dw_proj = run(relu2_mlp_fp8, x, dy, w_fc, w_proj, scales[:])
+    assert dx[3].isnan().any() and dw_fc.isnan().any() and dw_proj[4].isnan().any() and dx[4].isfinite().all()
+    scales.update()
+    assert scales.scale.isfinite().all() and (scales.scale > 0).all()
+    run(relu2_mlp_fp8, x, dy.nan_to_num(), w_fc, w_proj, scales[:])
+
+
 def run(function, x, dy, w_fc, w_proj, *rest):
     leaves = [t.detach().requires_grad_() for t in (x, w_fc, w_proj)]
     y = function(*leaves, *rest)

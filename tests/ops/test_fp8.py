@@ -36,6 +36,14 @@ def test_the_largest_of_the_last_steps_counts():
     assert torch.equal(scales.inverse * scales.scale, torch.ones(2))
 
 
+def test_what_is_no_number_does_not_spoil_a_scale():
+    scales = Scales([E4M3, E4M3, E4M3])
+    for amax in ([2.0, 2.0, 2.0], [float("inf"), float("nan"), 4.0]):
+        scales.amax.copy_(torch.tensor(amax))
+        scales.update()
+    assert scales.scale.tolist() == [128.0, 128.0, 64.0]
+
+
 def test_the_first_use_takes_its_scale_from_the_tensor():
     scales = Scales([E4M3, E4M3])
     x = torch.tensor([1.0, -3.0, float("nan"), float("inf")])
