@@ -11,6 +11,7 @@ from pynanochat.ops.linear_fp8 import cast_reference
 from pynanochat.ops.relu2_mlp import relu2_mlp_reference
 
 OP = "relu2_mlp_fp8"
+UTILITIES = ("test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
 DTYPES = [E4M3, E4M3, E4M3, E4M3, E5M2, E5M2]  # of x, w_fc, w_proj, h, dy, dz
 
 
@@ -104,6 +105,21 @@ def test_a_few_steps_stay_close(kernel, device):
             assert (mine.double() - true).norm() < 0.12 * true.norm()
         assert (scales.amax > 0).all()
         scales.update()
+
+
+def test_operators_are_registered_right(kernel, device):
+    scales = Scales(DTYPES, device=device)
+    x, dy, w_fc, w_proj = inputs((16, 16, 32), device)
+    h, one = torch.rand(16, 32, device=device).bfloat16(), torch.ones((), device=device)
+    to_8 = lambda t, scale: cast_reference(t, scale)[0]  # noqa: E731
+    of = lambda scale: (one, one, scale.scale, scale.inverse, scale.amax, scale.dtype)  # noqa: E731
+    operators = torch.ops.pynanochat
+    # not test_schema, which compares the inputs by a function that torch has not for e4m3
+    check = lambda operator, *given: torch.library.opcheck(operator, given, test_utils=UTILITIES)  # noqa: E731
+    factors = to_8(x, scales[0]), to_8(w_fc, scales[1])
+    check(operators.relu2_mlp_fp8_relu2.default, *factors, *of(scales[3]), torch.bfloat16)
+    factors = to_8(dy, scales[4]), to_8(w_proj.T, scales[2])
+    check(operators.relu2_mlp_fp8_slope.default, *factors, h, *of(scales[5]))
 
 
 def test_sizes(kernel, device):
