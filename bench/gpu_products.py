@@ -1,8 +1,10 @@
-"""What gpu_ops measures of the ops that are bound by matrix products: muon_step, relu2_mlp and linear_fp8.
+"""What gpu_ops measures of the ops that are bound by matrix products: muon_step, relu2_mlp, and both products in fp8.
 
 The FLOPs are those of plain products, so that a form that needs fewer (symmetric products, the Gram form) or a faster
 format (fp8) can pass the bound, the rate of plain bf16 products. Peers: plain torch in bf16, eager and compiled.
 """
+
+import os
 
 import torch
 
@@ -12,6 +14,7 @@ from pynanochat.ops.backends import implementations
 from pynanochat.ops.fp8 import E4M3, E5M2, Scales
 from pynanochat.ops.linear import linear_reference
 from pynanochat.ops.linear_fp8 import linear_fp8
+from pynanochat.ops.relu2_mlp_fp8 import relu2_mlp_fp8
 
 MATRICES = {  # n, R, C
     "d12 square": (48, 768, 768),
@@ -61,17 +64,42 @@ def mlp_contest(case, kernels, device) -> dict:
     return functions | plain(implementations("relu2_mlp")["reference"], x, dy, w_fc, w_proj)
 
 
-def fp8_contest(case, kernels, device) -> dict:
-    """The widening projection of an MLP, both passes and the update of the scales."""
-    x, _, weight, _ = layer(case, device)
-    dy = torch.randn(len(x), len(weight), device=device).to(x.dtype)
-    scales = Scales([E4M3, E4M3, E5M2], device=device)
+def forced(backend: str, function):
+    """`function` under PYNANOCHAT_BACKEND, for ops that are more than one call of a backend."""
+
+    def run():
+        before = os.environ.get("PYNANOCHAT_BACKEND", "")
+        os.environ["PYNANOCHAT_BACKEND"] = backend
+        try:
+            return function()
+        finally:
+            os.environ["PYNANOCHAT_BACKEND"] = before
+
+    return run
+
+
+def in_fp8(function, dtypes, kernels, inputs) -> dict:
+    """Both passes of an op in fp8 and the update of its scales."""
+    scales = Scales(dtypes, device=inputs[0].device)
 
     def ours():
-        mlp.run(lambda *t: linear_fp8(*t, scales[:]), x, dy, weight)
+        mlp.run(lambda *t: function(*t, scales[:]), *inputs)
         scales.update()
 
-    return dict.fromkeys(kernels, ours) | plain(linear_reference, x, dy, weight)
+    return {name: forced(name, ours) for name in kernels}
+
+
+def linear_fp8_contest(case, kernels, device) -> dict:
+    """The widening projection of an MLP."""
+    x, _, weight, _ = layer(case, device)
+    inputs = x, torch.randn(len(x), len(weight), device=device).to(x.dtype), weight
+    return in_fp8(linear_fp8, [E4M3, E4M3, E5M2], kernels, inputs) | plain(linear_reference, *inputs)
+
+
+def mlp_fp8_contest(case, kernels, device) -> dict:
+    inputs = layer(case, device)
+    ours = in_fp8(relu2_mlp_fp8, [E4M3] * 4 + [E5M2] * 2, kernels, inputs)
+    return ours | plain(implementations("relu2_mlp")["reference"], *inputs)
 
 
 def mlp_flops(case) -> int:
@@ -82,5 +110,6 @@ def mlp_flops(case) -> int:
 OPS = {  # op: contest, FLOPs, cases
     "muon_step": (muon_contest, muon_flops, MATRICES),
     "relu2_mlp": (mlp_contest, mlp_flops, LAYERS),
-    "linear_fp8": (fp8_contest, lambda case: mlp_flops(case) // 2, LAYERS),
+    "relu2_mlp_fp8": (mlp_fp8_contest, mlp_flops, LAYERS),
+    "linear_fp8": (linear_fp8_contest, lambda case: mlp_flops(case) // 2, LAYERS),
 }

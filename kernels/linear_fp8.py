@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from pynanochat.kernels import stored_dtype
+from pynanochat.kernels.fp8 import store_both
 
 SIDE = 64  # of a tile
 
@@ -27,15 +28,7 @@ def cast_kernel(x, by_rows, by_columns, eight_scale, eight_amax, rows, columns, 
     far_row, far_column = row.to(tl.int64), column.to(tl.int64)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     wide = tl.load(x + far_row[:, None] * x0 + far_column[None, :] * x1, inside, other=0.0).to(tl.float32)
-    size = tl.abs(wide)
-    largest = tl.max(tl.max(tl.where(size < float("inf"), size, 0.0), axis=1), axis=0)
-    tl.atomic_max(eight_amax, largest)
-    scaled = wide * tl.load(eight_scale)
-    scaled = tl.where(scaled > limit, limit, tl.where(scaled < -limit, -limit, scaled))  # keeps NaN
-    small = scaled.to(by_rows.dtype.element_ty)
-    tl.store(by_rows + far_row[:, None] * columns + far_column[None, :], small, inside)
-    across = (column < columns)[:, None] & (row < rows)[None, :]
-    tl.store(by_columns + far_column[:, None] * rows + far_row[None, :], tl.trans(small), across)
+    store_both(wide, by_rows, by_columns, eight_scale, eight_amax, limit, row, column, rows, columns)
 
 
 def cast(x, scale):

@@ -53,8 +53,9 @@ def on_or_above_diagonal(tile):
 
 def tiles(dtype, rows: int, columns: int, batch: int = 1) -> dict:
     """Constants and warps of a product of `dtype`: large tiles, smaller ones where those would leave the card idle."""
+    inner = 128 // dtype.itemsize  # a line of shared memory
     if dtype == torch.float32:
-        return {"ROWS": 64, "COLUMNS": 64, "INNER": 32, "PRECISION": "ieee", "num_warps": 8, "num_stages": 3}
+        return {"ROWS": 64, "COLUMNS": 64, "INNER": inner, "PRECISION": "ieee", "num_warps": 8, "num_stages": 3}
     busy = batch * triton.cdiv(rows, 128) * triton.cdiv(columns, 128) >= PROGRAMS
     side, warps = (128, 8) if busy else (64, 4)
-    return {"ROWS": side, "COLUMNS": side, "INNER": 64, "PRECISION": "tf32", "num_warps": warps, "num_stages": 3}
+    return {"ROWS": side, "COLUMNS": side, "INNER": inner, "PRECISION": "tf32", "num_warps": warps, "num_stages": 3}

@@ -8,6 +8,7 @@ from pynanochat.ops.linear_fp8 import linear_fp8
 from pynanochat.ops.linear_softcap_cross_entropy import linear_softcap_cross_entropy
 from pynanochat.ops.muon_step import muon_step
 from pynanochat.ops.relu2_mlp import relu2_mlp
+from pynanochat.ops.relu2_mlp_fp8 import relu2_mlp_fp8
 from pynanochat.ops.rms_norm import rms_norm
 from pynanochat.ops.rms_norm_residual import rms_norm_residual
 from pynanochat.ops.rotary_qk_norm import rotary_qk_norm, rotary_table
@@ -24,6 +25,7 @@ __all__ = [
     "linear_softcap_cross_entropy",
     "muon_step",
     "relu2_mlp",
+    "relu2_mlp_fp8",
     "rms_norm",
     "rms_norm_residual",
     "rotary_qk_norm",

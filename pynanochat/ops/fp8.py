@@ -61,7 +61,8 @@ class Scales:
 
     def update(self) -> None:
         """Take in the magnitudes seen since the last update; several ranks reduce `amax` to its maximum before."""
-        self.history.copy_(torch.cat([self.amax[None], self.history[:-1]]))
+        newest = torch.where(self.amax.isfinite(), self.amax, 0)
+        self.history.copy_(torch.cat([newest[None], self.history[:-1]]))
         self.scale.copy_(power_of_two(self.history.amax(0), self.limits, self.scale))
         self.inverse.copy_(1 / self.scale)
         self.amax.zero_()

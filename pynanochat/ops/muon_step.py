@@ -35,16 +35,15 @@ POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 
-
-def coefficients(recipe, steps):
-    """(a, b, c) of each step of the iteration."""
-    return POLAR_EXPRESS[:steps] if recipe == "2026" else (QUINTIC,) * steps
-
-
 CACHED_ELEMENTS = 2**18  # of a stack that is worked on at a time on a CPU
 
 # norms of all dimensions but the stack's, kept for broadcasting
 _norm = functools.partial(torch.linalg.vector_norm, keepdim=True)
+
+
+def coefficients(recipe, steps):
+    """(a, b, c) of each step of the iteration."""
+    return POLAR_EXPRESS[:steps] if recipe == "2026" else (QUINTIC,) * steps
 
 
 def iterate(x, coefficients, dtype):

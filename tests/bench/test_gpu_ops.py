@@ -7,7 +7,7 @@ import torch
 
 from pynanochat.bench import gpu_attention_paged, gpu_ops, gpu_products, gpu_timing
 
-ON_CPU = {"linear_fp8": "reference"}  # of the others "cpu"
+ON_CPU = {"linear_fp8": "reference", "relu2_mlp_fp8": "reference"}  # of the others "cpu"
 TINY = {
     "attention": {"small": (1, 16, 2, 1, 16, -1), "window": (1, 16, 2, 1, 16, 4)},
     "rotary_qk_norm": {"small": (2, 8, 2, 2, 16)},
@@ -16,6 +16,7 @@ TINY = {
     "muon_step": {"small": (2, 8, 24)},
     "relu2_mlp": {"small": (32, 16, 48)},
     "linear_fp8": {"small": (32, 16, 48)},
+    "relu2_mlp_fp8": {"small": (32, 16, 48)},
 }
 VERIFIED = [{"op": op, "backend": ON_CPU.get(op, "cpu")} for op in TINY]
 
