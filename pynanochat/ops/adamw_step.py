@@ -2,9 +2,9 @@
 
     p ← p·(1 - lr·wd);  m ← β1·m + (1-β1)·g;  v ← β2·v + (1-β2)·g²;  p ← p - lr·(m/(1-β1ᵗ)) / (√(v/(1-β2ᵗ)) + ε)
 
-All four tensors of a parameter have one shape and one dtype (fp32 or fp64); the gradient may be bf16 where the rest is
-fp32. Bound by memory: 28 bytes an fp32 element (p, m, v read and written, g read). The reference is the formula; the
-CPU runs torch's fused kernel, which is one pass, and a GPU one launch of ours over all tensors.
+All four tensors of a parameter have one shape and one dtype (fp32 or fp64), but for g, which may be narrower. Bound by
+memory: 28 bytes an fp32 element (p, m, v read and written, g read). The reference is the formula; the CPU runs torch's
+fused kernel, which is one pass, and a GPU one launch of ours for all tensors.
 """
 
 import torch
@@ -12,8 +12,6 @@ import torch
 from pynanochat.errors import UsageError
 from pynanochat.ops import adamw_step_gpu
 from pynanochat.ops.backends import implement, pick
-
-NARROW_GRAD = (torch.float32, torch.bfloat16)  # the only dtypes of a param and its gradient that may differ
 
 
 def adamw_step_reference(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta1, beta2, eps, weight_decay):
@@ -37,8 +35,10 @@ def adamw_step_fused(params, grads, exp_avgs, exp_avg_sqs, *, step, **rates):
     torch._fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, [], steps, amsgrad=False, maximize=False, **rates)
 
 
-def adamw_step_cuda(*tensors, **settings):
-    (adamw_step_gpu.cuda if adamw_step_gpu.fits(*tensors) else adamw_step_fused)(*tensors, **settings)
+def adamw_step_cuda(params, grads, exp_avgs, exp_avg_sqs, **settings):
+    one_launch = adamw_step_gpu.takes(params, grads, exp_avgs, exp_avg_sqs)
+    step_all = adamw_step_gpu.step_cuda if one_launch else adamw_step_fused
+    step_all(params, grads, exp_avgs, exp_avg_sqs, **settings)
 
 
 implement("adamw_step", "reference", adamw_step_reference)
@@ -63,7 +63,7 @@ def adamw_step(
     """One step in place on param, exp_avg and exp_avg_sq; `step` counts from 1 and is the same for all of a list.
 
     Each of the four is a tensor or a list of tensors on one device. Raises UsageError for lengths, shapes or dtypes
-    that do not agree, or a step below 1.
+    that do not agree (a gradient may be narrower), or a step below 1.
     """
     if isinstance(param, torch.Tensor):
         param, grad, exp_avg, exp_avg_sq = [param], [grad], [exp_avg], [exp_avg_sq]
@@ -77,11 +77,11 @@ def adamw_step(
             "give as many of each"
         )
     for p, g, m, v in zip(param, grad, exp_avg, exp_avg_sq, strict=True):
-        same = p.dtype == m.dtype == v.dtype and (g.dtype == p.dtype or (p.dtype, g.dtype) == NARROW_GRAD)
-        if not (p.shape == g.shape == m.shape == v.shape and same):
+        fits = torch.promote_types(g.dtype, p.dtype) == p.dtype == m.dtype == v.dtype
+        if not p.shape == g.shape == m.shape == v.shape or not fits:
             raise UsageError(
                 f"adamw_step: param {tuple(p.shape)} {p.dtype}, grad {tuple(g.shape)} {g.dtype} and moments "
-                f"{tuple(m.shape)} {m.dtype} must agree in shape and dtype"
+                f"{tuple(m.shape)} {m.dtype} must agree in shape and dtype (a gradient may be narrower)"
             )
     step_all = pick("adamw_step", param[0])
     step_all(

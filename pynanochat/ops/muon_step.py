@@ -41,8 +41,9 @@ CACHED_ELEMENTS = 2**18  # of a stack that is worked on at a time on a CPU
 _norm = functools.partial(torch.linalg.vector_norm, keepdim=True)
 
 
-def iterate(x, coefficients):
-    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same."""
+def iterate(x, coefficients, dtype):
+    """Apply x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same, in `dtype`."""
+    x = x.to(dtype)
     tall = x.size(-2) > x.size(-1)
     for a, b, c in coefficients:
         gram = gram_matrices(x.mT if tall else x)
@@ -64,7 +65,7 @@ def gram_matrices(x):
 def orthogonalize_2025(g, steps, dtype, iterate=iterate):
     """The orthogonal factor of g, roughly: singular values end within about 0.7 to 1.2. Overwrites g."""
     g.div_(_norm(g, dim=(-2, -1)) + 1e-7)
-    return iterate(g.to(dtype), [QUINTIC] * steps).to(g.dtype)
+    return iterate(g, [QUINTIC] * steps, dtype).to(g.dtype)
 
 
 def orthogonalize_2026(g, steps, dtype, iterate=iterate):
@@ -73,7 +74,7 @@ def orthogonalize_2026(g, steps, dtype, iterate=iterate):
     equal = _norm(row_norm, dim=-2) / g.size(-2) ** 0.5 / row_norm.clamp_min(1e-6)
     norm = _norm(row_norm * equal, dim=-2)
     g.mul_(equal / (1.01 * norm + 1e-6))
-    return iterate(g.to(dtype), POLAR_EXPRESS[:steps]).to(g.dtype)
+    return iterate(g, POLAR_EXPRESS[:steps], dtype).to(g.dtype)
 
 
 def scale_2026(x, second_moment, beta2):
@@ -136,8 +137,8 @@ def muon_step_cuda(*stacks, **settings):
     muon_step_reference(*stacks, **settings, iterate=iterate_cuda)
 
 
-def iterate_cuda(x, coefficients):
-    return (muon_step_gpu.iterate if muon_step_gpu.fits(x) else iterate)(x, coefficients)
+def iterate_cuda(x, coefficients, dtype):
+    return (muon_step_gpu.iterate_cuda if muon_step_gpu.takes(x, dtype) else iterate)(x, coefficients, dtype)
 
 
 def shape_factor(shape) -> float:
