@@ -25,7 +25,8 @@ float* fp32(const Tensor& tensor, const char* name) {
 }
 
 void adamw(const py::list& params, const py::list& grads, const py::list& exp_avgs, const py::list& exp_avg_sqs,
-           std::int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, std::uintptr_t stream) {
+           std::int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay,
+           std::uintptr_t stream) {
     const std::size_t count = params.size();
     require(count > 0 && grads.size() == count && exp_avgs.size() == count && exp_avg_sqs.size() == count,
             "params, grads, exp_avgs and exp_avg_sqs must be as many, and at least one");
@@ -39,9 +40,9 @@ void adamw(const py::list& params, const py::list& grads, const py::list& exp_av
         tensor.exp_avg = fp32(dense_view(exp_avgs[i], "exp_avg", where.device, tensor.size), "exp_avg");
         tensor.exp_avg_sq = fp32(dense_view(exp_avg_sqs[i], "exp_avg_sq", where.device, tensor.size), "exp_avg_sq");
         const Tensor grad = dense_view(grads[i], "grad", where.device, tensor.size);
-        require(grad.dtype == DType::f32 || grad.dtype == DType::bf16, "grad must be float32 or bfloat16");
+        cuda::element_bytes(grad.dtype);  // refuses what is no float of 16 or 32 bits
         tensor.grad = grad.data;
-        tensor.grad_bf16 = grad.dtype == DType::bf16;
+        tensor.grad_dtype = grad.dtype;
     }
     const py::gil_scoped_release release;
     cuda::adamw_step(std::move(tensors), cuda::adamw_rates(step, lr, beta1, beta2, eps, weight_decay), where);
@@ -66,9 +67,9 @@ void bind_cuda_adamw_step(py::module_& module) {
         },
         py::arg("sizes"));
 #ifdef PYNANOCHAT_CUDA_BUILT
-    module.def("cuda_adamw_step", &adamw, py::arg("params"), py::arg("grads"), py::arg("exp_avgs"), py::arg("exp_avg_sqs"),
-               py::arg("step"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
-               py::arg("stream"));
+    module.def("cuda_adamw_step", &adamw, py::arg("params"), py::arg("grads"), py::arg("exp_avgs"),
+               py::arg("exp_avg_sqs"), py::arg("step"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"),
+               py::arg("eps"), py::arg("weight_decay"), py::arg("stream"));
 #endif
 }
 

@@ -21,12 +21,14 @@ const std::int64_t* dense_int64(const Tensor& tensor, const char* name, std::int
     return tensor.as<std::int64_t>();
 }
 
-void paged(py::handle q_, py::handle k_pages, py::handle v_pages, py::handle tables_, py::handle starts, py::handle lengths,
-           py::handle partials_, py::handle out_, int splits, std::int64_t window, std::uintptr_t stream) {
+void paged(py::handle q_, py::handle k_pages, py::handle v_pages, py::handle tables_, py::handle starts,
+           py::handle lengths, py::handle partials_, py::handle out_, int splits, std::int64_t window,
+           std::uintptr_t stream) {
     const cuda::Where where = where_of(q_, stream);
     const Tensor q = cuda_view(q_, "q", 3, where.device), out = cuda_view(out_, "out", 3, where.device);
     const Tensor k = cuda_view(k_pages, "k_pages", 4, where.device), v = cuda_view(v_pages, "v_pages", 4, where.device);
-    const Tensor tables = cuda_view(tables_, "tables", 2, where.device), partials = cuda_view(partials_, "partials", 1, where.device);
+    const Tensor tables = cuda_view(tables_, "tables", 2, where.device);
+    const Tensor partials = cuda_view(partials_, "partials", 1, where.device);
     require(q.stride[2] == 1, "q must be dense along the head");
     require(out.shape == q.shape && out.dtype == q.dtype && out.contiguous(), "out must be contiguous and like q");
     require(k.shape == v.shape, "k_pages and v_pages differ in shape");
@@ -68,8 +70,8 @@ void paged(py::handle q_, py::handle k_pages, py::handle v_pages, py::handle tab
 void bind_cuda_attention_paged(py::module_& module) {
     module.def(
         "launch_attention_paged",
-        [](std::int64_t rows, std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim, std::int64_t tokens, int bytes,
-           bool aligned, int multiprocessors) {
+        [](std::int64_t rows, std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim, std::int64_t tokens,
+           int bytes, bool aligned, int multiprocessors) {
             const cuda::AttentionPagedLaunch launch =
                 cuda::launch_attention_paged(rows, heads, kv_heads, head_dim, tokens, bytes, aligned, multiprocessors);
             py::dict result = as_dict(launch.shape);
@@ -78,12 +80,12 @@ void bind_cuda_attention_paged(py::module_& module) {
             result["splits"] = launch.splits;
             return result;
         },
-        py::arg("rows"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("tokens"), py::arg("bytes"),
-        py::arg("aligned"), py::arg("multiprocessors"));
+        py::arg("rows"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("tokens"),
+        py::arg("bytes"), py::arg("aligned"), py::arg("multiprocessors"));
 #ifdef PYNANOCHAT_CUDA_BUILT
     module.def("cuda_attention_paged", &paged, py::arg("q"), py::arg("k_pages"), py::arg("v_pages"), py::arg("tables"),
-               py::arg("starts"), py::arg("lengths"), py::arg("partials"), py::arg("out"), py::arg("splits"), py::arg("window"),
-               py::arg("stream"));
+               py::arg("starts"), py::arg("lengths"), py::arg("partials"), py::arg("out"), py::arg("splits"),
+               py::arg("window"), py::arg("stream"));
 #endif
 }
 

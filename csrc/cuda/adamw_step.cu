@@ -3,16 +3,16 @@
 //   p ← keep·p;  m ← m + (1-β1)·(g - m);  v ← β2·v + (1-β2)·g²;  p ← p - step_size·m / (√v·root + ε)
 //
 // The table of tensors (pointers, sizes, where their blocks begin) is an argument of the kernel, so that a step copies
-// nothing to the GPU and waits for nothing. A block finds its tensor by bisection and does 4,096 of its elements. The factors
-// that depend on the step are computed by the host in double.
+// nothing to the GPU and waits for nothing. A block finds its tensor by bisection and does 4,096 of its elements. The
+// factors that depend on the step are computed by the host in double.
 //
-// Bound: memory, 28 bytes an element (p, m, v read and written, g read; 26 with bf16 gradients). The 184 M elements of the
-// embeddings and head of a d24 at 3.35 TB/s: 1.5 ms. A thread has eight 16-byte loads on their way before it computes.
+// Bound: memory, 28 bytes an element (p, m, v read and written, g read; 26 with 16-bit gradients). Embedding and head of
+// a d24, 2 x 32,768 x 1,536: 2.8 GB, 0.84 ms at 3.35 TB/s. A thread has eight loads on their way before it computes.
 //
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  element by element: kept for tensors that do not begin on 16 bytes, and for the last size % 4 elements
 //   2  16-byte vectors, two of each array at a time
-// Registers (ptxas 13.0, sm_80 and sm_90a): 54 to 54, no spills.
+// Registers (ptxas 13.0, sm_80 and sm_90a): 53 to 53, no spills.
 #include "cuda/adamw_step.h"
 
 #include <cmath>
@@ -35,10 +35,12 @@ template <int N> struct Elements {  // N neighbours of all four arrays
 
     __device__ __forceinline__ void read(const AdamwTensor& tensor, std::int64_t at) {
         load(param, tensor.param + at);
-        if (tensor.grad_bf16)
+        if (tensor.grad_dtype == DType::f32)
+            load(grad, static_cast<const float*>(tensor.grad) + at);
+        else if (tensor.grad_dtype == DType::bf16)
             load(grad, static_cast<const __nv_bfloat16*>(tensor.grad) + at);
         else
-            load(grad, static_cast<const float*>(tensor.grad) + at);
+            load(grad, static_cast<const __half*>(tensor.grad) + at);
         load(exp_avg, tensor.exp_avg + at);
         load(exp_avg_sq, tensor.exp_avg_sq + at);
     }
@@ -48,7 +50,8 @@ template <int N> struct Elements {  // N neighbours of all four arrays
         for (int j = 0; j < N; ++j) {
             exp_avg[j] += rates.take1 * (grad[j] - exp_avg[j]);
             exp_avg_sq[j] = rates.beta2 * exp_avg_sq[j] + rates.take2 * grad[j] * grad[j];
-            param[j] = rates.keep * param[j] - rates.step_size * exp_avg[j] / (sqrtf(exp_avg_sq[j]) * rates.root + rates.eps);
+            const float divisor = sqrtf(exp_avg_sq[j]) * rates.root + rates.eps;
+            param[j] = rates.keep * param[j] - rates.step_size * exp_avg[j] / divisor;
         }
     }
 
@@ -100,8 +103,9 @@ __global__ void __launch_bounds__(adamw_block) adamw(const __grid_constant__ Tab
 }
 
 bool allows_vectors(const AdamwTensor& tensor) {
-    const int bytes = tensor.grad_bf16 ? 2 : 4;
-    return vector_aligned(tensor.param, 4) && vector_aligned(tensor.exp_avg, 4) && vector_aligned(tensor.exp_avg_sq, 4) &&
+    const int bytes = element_bytes(tensor.grad_dtype);
+    return vector_aligned(tensor.param, 4) && vector_aligned(tensor.exp_avg, 4) &&
+           vector_aligned(tensor.exp_avg_sq, 4) &&
            reinterpret_cast<std::uintptr_t>(tensor.grad) % (adamw_vector * bytes) == 0;
 }
 

@@ -18,7 +18,7 @@ struct AdamwTensor {
     std::int64_t size = 0;
     std::int32_t first_block = 0;  // this and `vectors` are for the launcher to fill
     bool vectors = false;          // every pointer allows vector loads
-    bool grad_bf16 = false;        // else fp32
+    DType grad_dtype = DType::f32;
 };
 
 struct AdamwRates {

@@ -1,16 +1,19 @@
-// Attention of one query a row over keys and values in pages: decoding. R rows, H query heads, G key/value heads, D head dim.
+// Attention of one query a row over keys and values in pages: decoding. R rows, H query heads, G key/value heads, D
+// head dim.
 //
 //   out[h] = Σ_j softmax_j(q[h]·k_j / √D) v_j      over the tokens j that the row's window lets its last token see
 //
-// A block does one split of one row's tokens for the query heads that share a key/value head, so that keys and values are
-// read once for all of them. D/8 lanes (bf16) share a token, each with 16 bytes of it; every such group of lanes streams
-// tokens of its own, two or four at a time, with an online softmax of its own. The groups meet in shuffles, the warps in shared
-// memory, the splits in a second kernel, through partial sums (D of the output, the maximum, the sum) in a workspace.
-// The splits are even parts of what the row really sees: nothing of a table or page outside it is read, and how many splits
-// there are is known without asking the GPU, so that a CUDA graph can hold the step. A table entry that names no page gives NaN.
+// A block does one split of one row's tokens for the query heads that share a key/value head, so that keys and values
+// are read once for all of them. D/8 lanes (bf16) share a token, each with 16 bytes of it; every such group of lanes
+// streams tokens of its own, two or four at a time, with an online softmax of its own. The groups meet in shuffles,
+// the warps in shared memory, the splits in a second kernel, through partial sums (D of the output, the maximum, the
+// sum) in a workspace. The splits are even parts of what the row really sees: nothing of a table or page outside it is
+// read, and how many splits there are is known without asking the GPU, so that a CUDA graph can hold the step. A table
+// entry that names no page gives NaN.
 //
-// Bound: memory, 4·G·D bytes a visible token in bf16. d12 (G 6, D 128) at 1,024 tokens: 3.1 MB a layer and row, 0.9 us at
-// 3.35 TB/s; a small batch is bound by latency instead (table, key, value: three loads behind each other for 32 tokens a block).
+// Bound: memory, 4·G·D bytes a visible token in bf16. d12 (G 6, D 128) at 1,024 tokens: 3.1 MB a layer and row, 0.9 us
+// at 3.35 TB/s; a small batch is bound by latency instead (a load of the table before those of keys and values, 32
+// tokens of a block at a time).
 //
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  element by element, one warp a token: kept for odd head_dim, unaligned pages and fp32 beyond D 128
@@ -36,6 +39,9 @@ template <int HEADS, int N> struct Sums {  // of the tokens seen so far, for eac
     static constexpr int at_once = tokens_at_once<HEADS>;
     float maximum[HEADS], total[HEADS], out[HEADS][N];
 
+    // Of one head and channel; zero where no token was seen, as in rows that only fill a CUDA graph.
+    __device__ __forceinline__ float result() const { return total[0] == 0.0f ? 0.0f : out[0][0] / total[0]; }
+
     __device__ __forceinline__ void join(int h, float other_maximum, float other_total, const float (&other)[N]) {
         const float top = fmaxf(maximum[h], other_maximum);
         const float mine = exp2f(maximum[h] - top), theirs = exp2f(other_maximum - top);
@@ -47,7 +53,8 @@ template <int HEADS, int N> struct Sums {  // of the tokens seen so far, for eac
 
     // Adds tokens with the given scores; what was not seen has no weight.
     template <class T>
-    __device__ __forceinline__ void add(int h, const float (&scores)[at_once], const bool (&seen)[at_once], const Vector<T, N> (&v)[at_once]) {
+    __device__ __forceinline__ void add(int h, const float (&scores)[at_once], const bool (&seen)[at_once],
+                                        const Vector<T, N> (&v)[at_once]) {
         float top = maximum[h];
 #pragma unroll
         for (int u = 0; u < at_once; ++u) top = seen[u] ? fmaxf(top, scores[u]) : top;
@@ -67,7 +74,9 @@ template <int HEADS, int N> struct Sums {  // of the tokens seen so far, for eac
 };
 
 // Which channels of a head a lane holds: N neighbours, or with `vectors` false every 32nd.
-template <int N, bool vectors> __device__ __forceinline__ int channel(int lane, int n) { return vectors ? lane * N + n : n * 32 + lane; }
+template <int N, bool vectors> __device__ __forceinline__ int channel(int lane, int n) {
+    return vectors ? lane * N + n : n * 32 + lane;
+}
 
 template <class T, int N, bool vectors>
 __device__ __forceinline__ Vector<T, N> read(const T* head, int lane, int head_dim) {
@@ -101,8 +110,8 @@ __device__ __forceinline__ std::int64_t page_of(const AttentionPaged& op, const 
 
 // The warps' sums become those of the block, written to the output or, of several splits, to the workspace.
 template <class T, int HEADS, int N, bool vectors>
-__device__ __forceinline__ void finish(const AttentionPaged& op, const Sums<HEADS, N>& sums, int lanes, std::int64_t row,
-                                       std::int64_t query, int first_head, int heads, int split) {
+__device__ __forceinline__ void finish(const AttentionPaged& op, const Sums<HEADS, N>& sums, int lanes,
+                                       std::int64_t row, std::int64_t query, int first_head, int heads, int split) {
     __shared__ float out[paged_warps][HEADS][32 * N], maximum[paged_warps][HEADS], total[paged_warps][HEADS];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (lane < lanes) {
@@ -125,7 +134,8 @@ __device__ __forceinline__ void finish(const AttentionPaged& op, const Sums<HEAD
         }
         const int head = first_head + h;
         if (op.splits == 1) {
-            static_cast<T*>(op.out)[(query * op.heads + head) * op.head_dim + c] = narrow<T>(all.out[0][0] / all.total[0]);
+            T* result = static_cast<T*>(op.out) + (query * op.heads + head) * op.head_dim;
+            result[c] = narrow<T>(all.result());
         } else {
             float* partial = op.partials + ((row * op.heads + head) * op.splits + split) * (op.head_dim + 2);
             partial[c] = all.out[0][0];
@@ -138,7 +148,8 @@ __device__ __forceinline__ void finish(const AttentionPaged& op, const Sums<HEAD
 }
 
 template <class T, int HEADS, int N, bool vectors>
-__global__ void __launch_bounds__(paged_warps * 32) attend(const __grid_constant__ AttentionPaged op, int lanes, float scale) {
+__global__ void __launch_bounds__(paged_warps * 32)
+    attend(const __grid_constant__ AttentionPaged op, int lanes, float scale) {
     constexpr int at_once = tokens_at_once<HEADS>;
     const int split = blockIdx.x % op.splits;
     const int unit = blockIdx.x / op.splits, chunk = unit % op.chunks;
@@ -230,7 +241,7 @@ __global__ void __launch_bounds__(paged_warps * 32) combine(const __grid_constan
             const float value[1] = {partial[c]};
             all.join(0, partial[op.head_dim], partial[op.head_dim + 1], value);
         }
-        out[c] = narrow<T>(all.out[0][0] / all.total[0]);
+        out[c] = narrow<T>(all.result());
     }
 }
 
@@ -259,7 +270,7 @@ bool vectors(const Pages& pages, int bytes) {
 void attention_paged(AttentionPaged op, const Where& where) {
     const int bytes = element_bytes(op.dtype);
     const bool aligned = vectors(op.k, bytes) && vectors(op.v, bytes);
-    AttentionPagedLaunch plan = launch_attention_paged(op.rows, op.heads, op.kv_heads, op.head_dim, 0, bytes, aligned, 1);
+    auto plan = launch_attention_paged(op.rows, op.heads, op.kv_heads, op.head_dim, 0, bytes, aligned, 1);
     plan.shape.grid *= op.splits;
     op.chunks = plan.chunks;
     if (plan.shape.grid == 0) return;

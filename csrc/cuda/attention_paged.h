@@ -18,7 +18,7 @@ struct AttentionPaged {
     std::int64_t q_row = 0, q_head = 0;  // strides in elements
     Pages k, v;
     const std::int64_t* tables = nullptr;   // (R, columns)
-    const std::int64_t* starts = nullptr;   // (R + 1,); row r has the query starts[r], or none where starts[r + 1] is the same
+    const std::int64_t* starts = nullptr;   // (R + 1,): row r has the query starts[r], or none if starts[r + 1] is that
     const std::int64_t* lengths = nullptr;  // (R,)
     float* partials = nullptr;              // R · H · splits · (D + 2), where there is more than one split
     void* out = nullptr;                    // (N, H, D) contiguous

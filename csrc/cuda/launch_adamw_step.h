@@ -8,7 +8,7 @@
 
 namespace pynanochat::cuda {
 
-constexpr int adamw_tensors = 80;  // of one launch: their table stays within the 4 KiB of arguments that every driver takes
+constexpr int adamw_tensors = 80;  // of one launch: their table stays within the 4 KiB of arguments all drivers take
 constexpr int adamw_block = 256;   // threads
 constexpr int adamw_vector = 4;    // elements a thread loads at once of each array: 16 bytes of fp32
 constexpr int adamw_chunk = adamw_block * adamw_vector * 4;  // elements of one block
@@ -25,8 +25,8 @@ inline std::vector<AdamwLaunch> launch_adamw_step(const std::vector<std::int64_t
     for (std::size_t i = 0; i < sizes.size(); ++i) {
         const std::int64_t blocks = divide_up(sizes[i], adamw_chunk);
         if (sizes[i] < 0 || blocks > max_grid)
-            throw ShapeError("a tensor of " + std::to_string(sizes[i]) + " elements; adamw_step takes at most 2^31 - 1 blocks of " +
-                             std::to_string(adamw_chunk));
+            throw ShapeError("a tensor of " + std::to_string(sizes[i]) +
+                             " elements; adamw_step takes at most 2^31 - 1 blocks of " + std::to_string(adamw_chunk));
         const bool full = launches.empty() || launches.back().first_blocks.size() == adamw_tensors ||
                           launches.back().shape.grid + blocks > max_grid;
         if (full) launches.push_back({{0, adamw_block, adamw_vector, adamw_block}, static_cast<std::int64_t>(i), {}});

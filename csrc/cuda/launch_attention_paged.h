@@ -23,11 +23,14 @@ struct AttentionPagedLaunch {
 };
 
 // `tokens`: the most that a row's query sees. With aligned, a thread may load 16 bytes of keys and values.
-inline AttentionPagedLaunch launch_attention_paged(std::int64_t rows, std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim,
-                                                   std::int64_t tokens, int bytes, bool aligned, int multiprocessors) {
+inline AttentionPagedLaunch launch_attention_paged(std::int64_t rows, std::int64_t heads, std::int64_t kv_heads,
+                                                   std::int64_t head_dim, std::int64_t tokens, int bytes, bool aligned,
+                                                   int multiprocessors) {
     if (kv_heads < 1 || heads < 1 || heads % kv_heads != 0)
-        throw ShapeError(std::to_string(heads) + " query heads are no multiple of " + std::to_string(kv_heads) + " key/value heads");
-    if (head_dim < 1 || head_dim > paged_head_dim) throw ShapeError("head_dim " + std::to_string(head_dim) + " must be in [1, 256]");
+        throw ShapeError(std::to_string(heads) + " query heads are no multiple of " + std::to_string(kv_heads) +
+                         " key/value heads");
+    if (head_dim < 1 || head_dim > paged_head_dim)
+        throw ShapeError("head_dim " + std::to_string(head_dim) + " must be in [1, 256]");
     const std::int64_t share = heads / kv_heads;
     AttentionPagedLaunch launch;
     launch.shape.block = paged_warps * 32;
@@ -43,8 +46,9 @@ inline AttentionPagedLaunch launch_attention_paged(std::int64_t rows, std::int64
     launch.chunks = static_cast<int>(divide_up(share, launch.heads));
     const std::int64_t units = rows * kv_heads * launch.chunks;
     if (rows < 0 || units > max_grid / paged_most_splits)
-        throw ShapeError(std::to_string(rows) + " rows of " + std::to_string(heads) + " heads are too many for one launch");
-    const std::int64_t wanted = divide_up(std::int64_t{paged_waves} * multiprocessors, std::max<std::int64_t>(units, 1));
+        throw ShapeError(std::to_string(rows) + " rows of " + std::to_string(heads) + " heads: too many for a launch");
+    const std::int64_t blocks = std::int64_t{paged_waves} * multiprocessors;
+    const std::int64_t wanted = divide_up(blocks, std::max<std::int64_t>(units, 1));
     const std::int64_t possible = std::min<std::int64_t>(divide_up(tokens, paged_split_tokens), paged_most_splits);
     launch.splits = static_cast<int>(std::max<std::int64_t>(1, std::min(wanted, possible)));
     launch.shape.grid = units * launch.splits;

@@ -13,7 +13,7 @@ constexpr int muon_stages = 3;   // such parts on their way or in use
 constexpr int muon_block = 256;  // threads
 constexpr int muon_shared = muon_stages * 2 * muon_tile * muon_depth * 2;  // bytes: 48 KiB
 
-// A stack of `count` products rows x columns; of symmetric ones only the tiles on and above the diagonal. `lanes` is not used.
+// A stack of `count` products rows x columns; of symmetric ones only the tiles on and above the diagonal.
 inline Launch launch_muon_step(std::int64_t count, std::int64_t rows, std::int64_t columns, bool symmetric) {
     const std::int64_t down = divide_up(rows, muon_tile), across = divide_up(columns, muon_tile);
     if (count < 0 || rows < 1 || columns < 1 || rows % 8 != 0 || columns % 8 != 0 || rows > 65536 || columns > 65536)

@@ -1,21 +1,22 @@
-// The matrix iteration of Muon on a stack of matrices X (R, C) in bf16: for each (a, b, c)
+// The matrix iteration of Muon on a stack of matrices X (R, C) in bf16 or fp16: for each (a, b, c)
 //
 //   A = X·Xᵀ      P = b·A + c·A·A      X ← a·X + P·X          where R <= C
 //   A = Xᵀ·X      P = b·A + c·A·A      X ← a·X + X·P          where R > C
 //
-// Three products, each one launch for the whole stack, summed in fp32 and rounded once. A and P are symmetric: only their
-// tiles on and above the diagonal are computed, and each is written twice. No transposition is ever made: ldmatrix turns
-// what lies the other way round in shared memory.
+// Three products, each one launch for the whole stack, summed in fp32 and rounded once. A and P are symmetric: only
+// their tiles on and above the diagonal are computed, and each is written twice. No transposition is ever made:
+// ldmatrix turns what lies the other way round in shared memory.
 //
-// A block does a tile of 128 x 128, its eight warps 64 x 32 each, from parts 32 deep that cp.async brings in three stages;
-// 16-byte chunks lie in shared memory so that eight rows of a matrix load meet no bank twice. Sizes are multiples of 8 (the
-// caller pads with zeros, which the iteration keeps), so that every chunk is either whole or outside.
+// A block does a tile of 128 x 128, its eight warps 64 x 32 each, from parts 32 deep that cp.async brings in three
+// stages; 16-byte chunks lie in shared memory so that eight rows of a matrix load meet no bank twice. Sizes are
+// multiples of 8 (the caller pads with zeros, which the iteration keeps), so that every chunk is either whole or
+// outside.
 //
-// Bound: tensor cores, 2·m²·(2·M + m) FLOPs a step, with m and M the smaller and larger of R and C, of which symmetry saves
-// nearly m²·(M + m). mma.sync reaches about two thirds of what wgmma does on Hopper: a wgmma version is owed there.
+// Bound: tensor cores, 2·m²·(2·M + m) FLOPs a step, with m and M the smaller and larger of R and C, of which symmetry
+// saves nearly m²·(M + m). mma.sync reaches about two thirds of what wgmma does on Hopper: that version is owed there.
 //
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
-//   1  this one
+//   1  cp.async, ldmatrix and mma.sync, tiles of 128 x 128 x 32, only the upper tiles of A and P
 // Registers (ptxas 13.0, sm_80 and sm_90a): 122 to 128, no spills; 48 KiB of shared memory.
 #include "cuda/muon_step.h"
 
@@ -28,17 +29,15 @@ namespace pynanochat::cuda {
 
 namespace {
 
-using Element = __nv_bfloat16;
-
 constexpr int chunk = 8;                               // elements of 16 bytes
 constexpr int part = muon_tile * muon_depth;           // elements of a factor in one stage
 constexpr int copies = part / chunk / muon_block;      // that a thread makes of each factor and stage
 constexpr int warp_rows = 64, warp_columns = 32;       // of the tile that a warp does
 constexpr int across = warp_rows / 16, down = warp_columns / 8;  // its products, in units of mma
 constexpr int staged_row = muon_tile + chunk;          // of the result in shared memory
-static_assert(muon_tile * staged_row * sizeof(Element) <= muon_shared);
+static_assert(muon_tile * staged_row * 2 <= muon_shared);
 
-struct Product {  // out = scale · left · right + keep · add, for each of the stack; all dense
+template <class Element> struct Product {  // out = scale · left · right + keep · add, for each of the stack; all dense
     const Element* left;   // (rows, depth), or (depth, rows)
     const Element* right;  // (depth, columns), or (columns, depth)
     const Element* add;    // (rows, columns), or null
@@ -54,7 +53,7 @@ struct Tile {
     __device__ __forceinline__ bool diagonal() const { return row == column; }
 };
 
-template <bool symmetric> __device__ __forceinline__ Tile find_tile(const Product& op) {
+template <bool symmetric, class Element> __device__ __forceinline__ Tile find_tile(const Product<Element>& op) {
     const int rows = (op.rows + muon_tile - 1) / muon_tile, columns = (op.columns + muon_tile - 1) / muon_tile;
     const int tiles = symmetric ? rows * (rows + 1) / 2 : rows * columns;
     const int matrix = blockIdx.x / tiles;
@@ -67,14 +66,15 @@ template <bool symmetric> __device__ __forceinline__ Tile find_tile(const Produc
 
 // A factor's part in shared memory. A line is a row of the left factor or a column of the right one. `dense` along the
 // depth: 128 lines of 4 chunks; else 32 depths of 16 chunks of lines.
-template <bool dense> __device__ __forceinline__ Element* place(Element* shared, int line, int depth) {
+template <bool dense, class Element> __device__ __forceinline__ Element* place(Element* shared, int line, int depth) {
     if constexpr (dense) return shared + line * muon_depth + ((depth / chunk ^ (line >> 1 & 3)) * chunk);
     else return shared + depth * muon_tile + ((line / chunk ^ (depth & 7)) * chunk);
 }
 
 // Begins to copy a factor's part; lines and depths beyond its ends become zeros.
-template <bool dense>
-__device__ __forceinline__ void fetch(Element* shared, const Element* factor, int lines, int depths, int first_line, int first_depth) {
+template <bool dense, class Element>
+__device__ __forceinline__ void fetch(Element* shared, const Element* factor, int lines, int depths, int first_line,
+                                      int first_depth) {
 #pragma unroll
     for (int i = 0; i < copies; ++i) {
         const int index = threadIdx.x + i * muon_block;
@@ -83,13 +83,14 @@ __device__ __forceinline__ void fetch(Element* shared, const Element* factor, in
         const int depth = dense ? index % chunks * chunk : index / chunks;
         const int at_line = first_line + line, at_depth = first_depth + depth;
         const bool inside = at_line < lines && at_depth < depths;
-        const std::int64_t offset = dense ? std::int64_t{at_line} * depths + at_depth : std::int64_t{at_depth} * lines + at_line;
+        const std::int64_t row = dense ? at_line : at_depth, width = dense ? depths : lines;
+        const std::int64_t offset = row * width + (dense ? at_depth : at_line);
         copy_async_16(place<dense>(shared, line, depth), inside ? factor + offset : factor, inside);
     }
 }
 
 // Four 8 x 8 matrices from (line, depth) on: the second of a pair is 8 lines on (left) or 8 depths on (right).
-template <bool dense, bool left>
+template <bool dense, bool left, class Element>
 __device__ __forceinline__ void load_fragments(unsigned (&to)[4], Element* shared, int line, int depth) {
     const int lane = threadIdx.x % 32, matrix = lane / 8, within = lane % 8;
     line += 8 * (left ? matrix % 2 : matrix / 2);
@@ -98,7 +99,7 @@ __device__ __forceinline__ void load_fragments(unsigned (&to)[4], Element* share
     else load_matrices_transposed(to, place<false>(shared, line, depth + within));
 }
 
-struct WarpProduct {
+template <class Element> struct WarpProduct {
     float at[across][down][4];
     int row, column;  // of the tile, where the warp begins
 
@@ -125,12 +126,15 @@ struct WarpProduct {
 #pragma unroll
             for (int i = 0; i < across; ++i)
 #pragma unroll
-                for (int j = 0; j < down; ++j) multiply<Element>(at[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+                for (int j = 0; j < down; ++j) {
+                    const auto& pair = b[j / 2];
+                    multiply<Element>(at[i][j], a[i], pair[j % 2 * 2], pair[j % 2 * 2 + 1]);
+                }
         }
     }
 
     // Rounds scale · product + keep · add into the tile in shared memory.
-    __device__ __forceinline__ void stage(Element* shared, const Product& op, const Tile& tile) const {
+    __device__ __forceinline__ void stage(Element* shared, const Product<Element>& op, const Tile& tile) const {
         const int lane = threadIdx.x % 32;
 #pragma unroll
         for (int i = 0; i < across; ++i)
@@ -152,18 +156,21 @@ struct WarpProduct {
 };
 
 // The tile from shared memory to where it belongs, as rows.
-__device__ __forceinline__ void write(const Element* shared, const Product& op, const Tile& tile) {
+template <class Element>
+__device__ __forceinline__ void write(const Element* shared, const Product<Element>& op, const Tile& tile) {
     constexpr int chunks = muon_tile / chunk;
     for (int i = threadIdx.x; i < muon_tile * chunks; i += muon_block) {
         const int r = i / chunks, c = i % chunks * chunk;
         if (tile.row + r >= op.rows || tile.column + c >= op.columns) continue;
         Element* to = op.out + (tile.matrix * op.rows + tile.row + r) * op.columns + tile.column + c;
-        *reinterpret_cast<Vector<Element, chunk>*>(to) = *reinterpret_cast<const Vector<Element, chunk>*>(shared + r * staged_row + c);
+        const Element* from = shared + r * staged_row + c;
+        *reinterpret_cast<Vector<Element, chunk>*>(to) = *reinterpret_cast<const Vector<Element, chunk>*>(from);
     }
 }
 
 // Its mirror image below the diagonal: columns become rows. Two neighbouring chunks of a row fill a sector of 32 bytes.
-__device__ __forceinline__ void write_mirrored(const Element* shared, const Product& op, const Tile& tile) {
+template <class Element>
+__device__ __forceinline__ void write_mirrored(const Element* shared, const Product<Element>& op, const Tile& tile) {
     for (int i = threadIdx.x; i < muon_tile * muon_tile / chunk; i += muon_block) {
         const int c = i / 2 % muon_tile, r = (i / 2 / muon_tile * 2 + i % 2) * chunk;
         if (tile.row + r >= op.rows || tile.column + c >= op.columns) continue;
@@ -175,8 +182,8 @@ __device__ __forceinline__ void write_mirrored(const Element* shared, const Prod
     }
 }
 
-template <bool left_dense, bool right_dense, bool symmetric>
-__global__ void __launch_bounds__(muon_block, 2) product(const __grid_constant__ Product op) {
+template <class Element, bool left_dense, bool right_dense, bool symmetric>
+__global__ void __launch_bounds__(muon_block, 2) product(const __grid_constant__ Product<Element> op) {
     Element* shared = reinterpret_cast<Element*>(dynamic_shared());
     const Tile tile = find_tile<symmetric>(op);
     const Element* left = op.left + tile.matrix * op.rows * op.depth;
@@ -190,7 +197,7 @@ __global__ void __launch_bounds__(muon_block, 2) product(const __grid_constant__
         }
         commit_copies();  // an empty group too, so that wait_copies counts the same at the end
     };
-    WarpProduct mine;
+    WarpProduct<Element> mine;
     mine.clear();
     for (int step = 0; step < muon_stages - 1; ++step) begin(step);
     for (int step = 0; step < steps; ++step) {
@@ -208,40 +215,48 @@ __global__ void __launch_bounds__(muon_block, 2) product(const __grid_constant__
     if (symmetric && !tile.diagonal()) write_mirrored(shared, op, tile);
 }
 
-template <bool left_dense, bool right_dense, bool symmetric>
-void start(const Product& op, std::int64_t count, cudaStream_t stream) {
+template <bool left_dense, bool right_dense, bool symmetric, class Element>
+void start(const Product<Element>& op, std::int64_t count, cudaStream_t stream) {
     const Launch shape = launch_muon_step(count, op.rows, op.columns, symmetric);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(shape.grid));
     config.blockDim = dim3(static_cast<unsigned>(shape.block));
     config.dynamicSmemBytes = muon_shared;
     config.stream = stream;
-    check(cudaLaunchKernelEx(&config, product<left_dense, right_dense, symmetric>, Product(op)), "muon_step");
+    check(cudaLaunchKernelEx(&config, product<Element, left_dense, right_dense, symmetric>, Product<Element>(op)), "muon_step");
     check(cudaGetLastError(), "muon_step");
 }
 
-}  // namespace
-
-void muon_iterate(MuonIteration op, const Where& where) {
-    if (op.count == 0) return;
-    const cudaStream_t stream = enter(where);
+template <class Element> void iterate(const MuonIteration& op, cudaStream_t stream) {
+    using Step = Product<Element>;
     const bool tall = op.rows > op.columns;
     const int m = tall ? op.columns : op.rows, M = tall ? op.rows : op.columns;
     auto *x = static_cast<Element*>(op.x), *next = static_cast<Element*>(op.next);
     auto *gram = static_cast<Element*>(op.gram), *polynomial = static_cast<Element*>(op.polynomial);
     for (const auto& [a, b, c] : op.coefficients) {
-        const Product square{x, x, nullptr, gram, m, m, M, 1.0f, 0.0f};
+        const Step square{x, x, nullptr, gram, m, m, M, 1.0f, 0.0f};
         if (tall)
             start<false, false, true>(square, op.count, stream);
         else
             start<true, true, true>(square, op.count, stream);
-        start<true, true, true>({gram, gram, gram, polynomial, m, m, m, c, b}, op.count, stream);
+        start<true, true, true>(Step{gram, gram, gram, polynomial, m, m, m, c, b}, op.count, stream);
         if (tall)  // the polynomial is its own transpose
-            start<true, true, false>({x, polynomial, x, next, op.rows, op.columns, m, 1.0f, a}, op.count, stream);
+            start<true, true, false>(Step{x, polynomial, x, next, op.rows, op.columns, m, 1.0f, a}, op.count, stream);
         else
-            start<true, false, false>({polynomial, x, x, next, op.rows, op.columns, m, 1.0f, a}, op.count, stream);
+            start<true, false, false>(Step{polynomial, x, x, next, op.rows, op.columns, m, 1.0f, a}, op.count, stream);
         std::swap(x, next);
     }
+}
+
+}  // namespace
+
+void muon_iterate(const MuonIteration& op, const Where& where) {
+    if (op.count == 0) return;
+    const cudaStream_t stream = enter(where);
+    if (op.dtype == DType::bf16)
+        iterate<__nv_bfloat16>(op, stream);
+    else
+        iterate<__half>(op, stream);
 }
 
 }  // namespace pynanochat::cuda

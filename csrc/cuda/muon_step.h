@@ -10,18 +10,19 @@
 
 namespace pynanochat::cuda {
 
-// A stack of matrices in bf16, all buffers contiguous and 16-byte aligned. m is the smaller of rows and columns.
+// A stack of matrices in bf16 or fp16, all buffers contiguous and 16-byte aligned. m is the smaller of rows and columns.
 struct MuonIteration {
     void* x = nullptr;           // (count, rows, columns); overwritten
     void* next = nullptr;        // (count, rows, columns)
     void* gram = nullptr;        // (count, m, m)
     void* polynomial = nullptr;  // (count, m, m)
+    DType dtype = DType::bf16;
     std::int64_t count = 0;
     int rows = 0, columns = 0;  // multiples of 8
     std::vector<std::array<float, 3>> coefficients;  // a, b, c of each step
 };
 
 // The result is in `next` after an odd number of steps, in `x` after an even one. Throws CudaError.
-void muon_iterate(MuonIteration op, const Where& where);
+void muon_iterate(const MuonIteration& op, const Where& where);
 
 }  // namespace pynanochat::cuda

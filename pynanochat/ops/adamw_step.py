@@ -13,8 +13,6 @@ from pynanochat.errors import UsageError
 from pynanochat.ops import adamw_step_gpu
 from pynanochat.ops.backends import implement, pick
 
-NARROW_GRAD = (torch.float32, torch.bfloat16)  # the only dtypes of a param and its gradient that may differ
-
 
 def adamw_step_reference(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta1, beta2, eps, weight_decay):
     correction1 = 1 - beta1**step
@@ -38,13 +36,15 @@ def adamw_step_fused(params, grads, exp_avgs, exp_avg_sqs, *, step, **rates):
 
 
 def adamw_step_triton(params, grads, exp_avgs, exp_avg_sqs, **settings):
-    one_launch = adamw_step_gpu.triton_takes(params, grads, exp_avgs, exp_avg_sqs)
+    one_launch = adamw_step_gpu.takes(params, grads, exp_avgs, exp_avg_sqs)
     step_all = adamw_step_gpu.step_triton if one_launch else adamw_step_reference
     step_all(params, grads, exp_avgs, exp_avg_sqs, **settings)
 
 
-def adamw_step_cuda(*tensors, **settings):
-    (adamw_step_gpu.step_cuda if adamw_step_gpu.cuda_takes(*tensors) else adamw_step_fused)(*tensors, **settings)
+def adamw_step_cuda(params, grads, exp_avgs, exp_avg_sqs, **settings):
+    one_launch = adamw_step_gpu.takes(params, grads, exp_avgs, exp_avg_sqs)
+    step_all = adamw_step_gpu.step_cuda if one_launch else adamw_step_fused
+    step_all(params, grads, exp_avgs, exp_avg_sqs, **settings)
 
 
 implement("adamw_step", "reference", adamw_step_reference)

@@ -15,7 +15,7 @@ triton = triton_twin("adamw_step", "step", "plan", "launch")
 GRADIENTS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def triton_takes(params, grads, exp_avgs, exp_avg_sqs) -> bool:
+def takes(params, grads, exp_avgs, exp_avg_sqs) -> bool:
     """Whether one launch can do these tensors."""
     return (
         all(t.is_contiguous() for t in (*params, *grads, *exp_avgs, *exp_avg_sqs))
@@ -36,15 +36,7 @@ def step_triton(params, grads, exp_avgs, exp_avg_sqs, **settings):
     triton.step(rates, params, grads, exp_avgs, exp_avg_sqs)
 
 
-def cuda_takes(params, grads, exp_avgs, exp_avg_sqs) -> bool:
-    """Whether all are dense, fp32 but for gradients in bf16, and on one GPU: what the kernel walks through."""
-    dense = all(t.is_contiguous() for t in (*params, *grads, *exp_avgs, *exp_avg_sqs))
-    wide = all(t.dtype == torch.float32 for t in (*params, *exp_avgs, *exp_avg_sqs))
-    return dense and wide and all(g.dtype in (torch.float32, torch.bfloat16) for g in grads)
-
-
 def step_cuda(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta1, beta2, eps, weight_decay):
-    """One step in place on tensors that `cuda_takes`."""
     with cuda_stream("adamw_step", params[0]) as stream:
         rates = (step, lr, beta1, beta2, eps, weight_decay)
         _C.cuda_adamw_step(params, grads, exp_avgs, exp_avg_sqs, *rates, stream)

@@ -171,9 +171,7 @@ def muon_step_cuda(*stacks, **settings):
 
 
 def iterate_cuda(x, coefficients, dtype):
-    x = x.to(dtype)
-    takes = muon_step_gpu.cuda_takes(x)
-    return muon_step_gpu.iterate_cuda(x, coefficients) if takes else iterate(x, coefficients, dtype)
+    return (muon_step_gpu.iterate_cuda if muon_step_gpu.cuda_takes(x, dtype) else iterate)(x, coefficients, dtype)
 
 
 def shape_factor(shape) -> float:

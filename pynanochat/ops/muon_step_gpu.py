@@ -1,5 +1,5 @@
 """The GPU backends of muon_step: `triton` (the products of kernels/muon_step.py, the passes of muon_step_around.py),
-and `cuda`, the matrix iteration of csrc/cuda/muon_step.cu in bf16."""
+and `cuda`, the matrix iteration of csrc/cuda/muon_step.cu in bf16 or fp16."""
 
 import types
 
@@ -32,19 +32,19 @@ def alike(matrices):
     return matrices if len({m.stride() for m in matrices}) == 1 else [m.contiguous() for m in matrices]
 
 
-def cuda_takes(x) -> bool:
-    return x.dtype == torch.bfloat16 and max(x.shape[1:]) <= LARGEST
+def cuda_takes(x, dtype) -> bool:
+    return dtype in (torch.bfloat16, torch.float16) and max(x.shape[1:]) <= LARGEST
 
 
-def iterate_cuda(x, coefficients):
-    """x ← a·x + (b·xxᵀ + c·(xxᵀ)²)·x for each (a, b, c), on the small side. x (n, R, C) -> same; may overwrite x."""
+def iterate_cuda(x, coefficients, dtype):
+    """As `iterate` of the op file; may overwrite x."""
     count, rows, columns = x.shape
     whole = [-(-size // WHOLE) * WHOLE for size in (rows, columns)]
     if whole != [rows, columns]:  # zeros stay zeros
-        padded = x.new_zeros(count, *whole)
+        padded = x.new_zeros(count, *whole, dtype=dtype)
         padded[:, :rows, :columns] = x
     else:
-        padded = x.contiguous()
+        padded = x.to(dtype).contiguous()
     following = torch.empty_like(padded)
     gram, polynomial = padded.new_empty(2, count, min(whole), min(whole))
     with cuda_stream("muon_step", x) as stream:

@@ -47,7 +47,7 @@ def check(backend, no_worse, tensors, ours=None):
         no_worse(what, join(mine), join(his), join(true))
 
 
-@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_shapes_and_dtypes(backend, device, no_worse, shapes, grad_dtype):
     check(backend, no_worse, case(shapes, device, grad_dtype))

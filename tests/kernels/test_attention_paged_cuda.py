@@ -65,6 +65,16 @@ def test_what_no_query_sees_never_matters(backend, device, case):
     assert implementations(OP)[backend](*given).isfinite().all()
 
 
+def test_rows_that_only_fill_a_graph_give_zeros(backend, device):
+    """A query of a row of no tokens, whose table may hold anything."""
+    given = inputs(ONE_QUERY["splits"], torch.bfloat16, device)
+    expected = implementations(OP)[backend](*given)
+    given[5][1] = 0
+    given[3][1] = -1
+    ours = implementations(OP)[backend](*given)
+    assert not ours[1].any() and torch.equal(ours[::2], expected[::2])
+
+
 def test_a_page_that_does_not_exist_gives_nan(backend, device):
     """And harms no other row; nothing is read out of bounds."""
     given = inputs(ONE_QUERY["splits"], torch.float32, device)

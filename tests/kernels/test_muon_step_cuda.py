@@ -29,19 +29,20 @@ def draw(shape, device, dtype=torch.float32, seed=0):
 
 
 def iterate(backend, x, coefficients):
-    return getattr(op, f"iterate_{backend}")(x.clone(), coefficients)
+    return getattr(op, f"iterate_{backend}")(x.clone(), coefficients, x.dtype)
 
 
-def check_iteration(backend, no_worse, shape, coefficients, device):
-    x = draw(shape, device, torch.bfloat16)
+def check_iteration(backend, no_worse, shape, coefficients, device, dtype=torch.bfloat16):
+    x = draw(shape, device, dtype)
     ours = iterate(backend, x, coefficients)
-    no_worse("x", ours, op.iterate(x, coefficients), op.iterate(x.double(), coefficients))
+    no_worse("x", ours, op.iterate(x, coefficients, dtype), op.iterate(x, coefficients, torch.float64))
 
 
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_iteration(backend, device, no_worse, shape, steps):
-    check_iteration(backend, no_worse, shape, op.POLAR_EXPRESS[:steps], device)
+def test_iteration(backend, device, no_worse, shape, dtype):
+    """One step in bf16, two in fp16."""
+    check_iteration(backend, no_worse, shape, op.POLAR_EXPRESS[: 1 + (dtype == torch.float16)], device, dtype)
 
 
 @pytest.mark.parametrize("shape", SEVERAL_TILES.values(), ids=SEVERAL_TILES)
@@ -106,7 +107,7 @@ def test_stream(backend, no_worse):
     """On a stream of its own, behind work that is still running there."""
     stream = torch.cuda.Stream()
     x = draw((4, 256, 512), "cuda", torch.bfloat16)
-    expected, truth = op.iterate(x, [op.QUINTIC]), op.iterate(x.double(), [op.QUINTIC])
+    expected, truth = (op.iterate(x, [op.QUINTIC], dtype) for dtype in (torch.bfloat16, torch.float64))
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)
