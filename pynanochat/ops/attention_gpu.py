@@ -8,7 +8,11 @@ from pynanochat import _C
 from pynanochat.ops.gpu import cuda_stream, triton_twin
 
 triton = triton_twin("attention", "forward", "backward")
-CUDA_HEADS = (64, 128)  # channels
+
+
+def takes_cuda(q):
+    """The kernels are made for the tensor cores' dtypes and two head dims; without elements there is nothing to do."""
+    return q.numel() == 0 or (q.dtype in (torch.bfloat16, torch.float16) and q.size(-1) in (64, 128))
 
 
 def _vectors(x):
@@ -36,8 +40,4 @@ def backward_cuda(dout, q, k, v, out, lse, window):
     return dq, dk, dv
 
 
-def cuda_takes(q) -> bool:
-    return q.size(-1) in CUDA_HEADS and q.dtype in (torch.bfloat16, torch.float16)
-
-
-cuda = types.SimpleNamespace(forward=forward_cuda, backward=backward_cuda, takes=cuda_takes)
+cuda = types.SimpleNamespace(forward=forward_cuda, backward=backward_cuda, takes=takes_cuda)

@@ -9,6 +9,7 @@ Every op file registers what it has with `implement(op, backend, function)`; the
 
 `PYNANOCHAT_BACKEND=NAME` forces one for every op that has it (the others use their reference). "Verified" means that a
 results file in bench/results (written by `pynanochat bench gpu`) lists op and backend as passed on this architecture.
+A GPU backend that takes only some dtypes or sizes has a function `takes(tensor)`; the next in order does the others.
 A forced backend that cannot run here (no GPU, not built) is a BackendError at the call, never a silent other one.
 """
 

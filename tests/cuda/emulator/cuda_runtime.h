@@ -1,9 +1,10 @@
 // CUDA on the CPU, for tests: enough of the language and runtime that csrc/cuda compiles with g++ and its kernels run.
 //
-// Every thread of a block is a coroutine; blocks run one after the other. A thread stops at a shuffle until its whole warp has
-// arrived, and at __syncthreads until its whole block has. A warp or block in which a thread has returned, or waits for
-// something else, is a bug of the kernel (undefined on a GPU) and fails the launch. Timing, memory order between barriers and
-// the precision of the hardware's approximations are not emulated.
+// Every thread of a block is a coroutine; blocks run one after the other, and a warp runs as far ahead of the others as barriers
+// let it, which shows where one is missing. A thread stops at a shuffle until its whole warp has arrived, and at __syncthreads
+// until its whole block has. A warp or block in which a thread has returned, or waits for something else, is a bug of the kernel
+// (undefined on a GPU) and fails the launch. Timing, memory order between barriers and the precision of the hardware's
+// approximations are not emulated.
 #pragma once
 
 #include <ucontext.h>
@@ -130,20 +131,22 @@ template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F 
     }
     for (;;) {
         bool moved = false, all_done = true;
-        for (unsigned i = 0; i < threads; ++i) {
-            Thread& thread = here.threads[i];
-            if (thread.finished) continue;
-            all_done = false;
-            if (thread.wait == Wait::event && thread.happened()) thread.wait = Wait::nothing;
-            if (thread.wait != Wait::nothing) continue;
-            here.running = i;
-            threadIdx = dim3(i);
-            swapcontext(&here.scheduler, &thread.context);
-            if (here.error) std::rethrow_exception(here.error);
-            moved = true;
+        for (unsigned warp = 0; warp < threads; warp += 32) {
+            do {
+                for (unsigned i = warp; i < warp + 32; ++i) {
+                    Thread& thread = here.threads[i];
+                    all_done &= thread.finished;
+                    if (thread.wait == Wait::event && thread.happened()) thread.wait = Wait::nothing;
+                    if (thread.finished || thread.wait != Wait::nothing) continue;
+                    here.running = i;
+                    threadIdx = dim3(i);
+                    swapcontext(&here.scheduler, &thread.context);
+                    if (here.error) std::rethrow_exception(here.error);
+                    moved = true;
+                }
+            } while (release(warp, warp + 32, Wait::warp));
         }
         if (all_done) break;
-        for (unsigned warp = 0; warp < threads; warp += 32) moved |= release(warp, warp + 32, Wait::warp);
         moved |= release(0, threads, Wait::block);
         if (!moved && when_all_wait != nullptr) moved = when_all_wait();
         if (!moved) throw std::runtime_error("threads wait for each other at different shuffles or barriers");
