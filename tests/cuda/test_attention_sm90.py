@@ -153,7 +153,7 @@ def test_each_block_has_its_own_rows(program, tiles, pairs, section):
 MISTAKES = {
     "tiles replaced while they are read": (0, "barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);", ""),
     "scores read before they are there": (0, "wgmma_wait<1>();", ""),
-    "a kept row beside its own": (1, "tiles.kept(1) + consumer * group_rows", "tiles.kept(1) + consumer * 8"),
+    "a kept row beside its own": (1, "tiles.kept(1) + half}", "tiles.kept(1) + half / 8}"),
 }
 
 
