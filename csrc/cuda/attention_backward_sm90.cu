@@ -3,16 +3,17 @@
 //   P = exp(scale · Q Kᵀ - lse),  dS = P · (dOut Vᵀ - delta),  dQ = scale · dS K,  dK = scale · dSᵀ Q,  dV = Pᵀ dOut
 //   delta (B, H, T), each row's sum of dout · out, is given
 //
-// Bound: the tensor cores. 14 D FLOPs a visible pair of query and key: three products for dQ, four for dK and dV. Five would do if
-// dQ were added up across blocks, but then in no fixed order; so nothing is added across blocks, and the same bits come each time.
+// Bound: the tensor cores. 14 D FLOPs a visible pair of query and key: three products for dQ, four for dK and dV. Five
+// would do if dQ were added up across blocks, but then in no fixed order; so nothing is added across blocks, and the same
+// bits come each time.
 //
 // A block keeps 128 rows of two tensors in shared memory, and 64-row tiles of two others stream through a ring:
 //             keeps     streams    S             dP             adds up, P and dS from registers
 //   queries   q, dout   k, v       q · kᵀ        dout · vᵀ      dq += dS · k
 //   keys      k, v      q, dout    k · qᵀ = Sᵀ   v · doutᵀ      dv += Pᵀ · dout, dk += dSᵀ · q, over all heads of the group
-// So the accumulators of S and dP are what the next products take as they are, and no product goes back through shared memory.
-// lse and delta of the kept rows are loaded once; those of streamed rows come with the tile, copied by 64 threads of the producer.
-// The two consumers take 64 kept rows each. One's exponentials run under the other's products, and under its own dP.
+// So the accumulators of S and dP are what the next products take as they are: none goes back through shared memory.
+// lse and delta of kept rows are loaded once; those of streamed rows come with the tile, copied by 64 threads of the
+// producer. The two consumers take 64 kept rows each. One's exponentials run under the other's products, and its own dP.
 //
 // dS · k of a tile runs on under the S of the next; of keys the registers do not suffice for that.
 //
@@ -29,7 +30,8 @@ inline constexpr int stream_rows = 64;
 inline constexpr int backward_stages = 3;
 template <int D> inline constexpr int kept_bytes = parts<D> * tile_rows * row_bytes;
 template <int D> inline constexpr int streamed_bytes = parts<D> * stream_rows * row_bytes;
-template <int D> inline constexpr int backward_shared = 2 * kept_bytes<D> + backward_stages * 2 * streamed_bytes<D> + eight_rows;
+template <int D>
+inline constexpr int backward_shared = 2 * kept_bytes<D> + backward_stages * 2 * streamed_bytes<D> + eight_rows;
 
 struct Backward {
     CUtensorMap kept_first, kept_second, first, second;  // queries: q, dout, k, v; keys: k, v, q, dout
@@ -60,15 +62,17 @@ struct Stream {
 
 template <bool of_keys> __device__ __forceinline__ Stream find_stream(const Backward& op, const Place& place) {
     const int group = op.heads / op.groups, end = op.positions - 1, begin = place.begin;
-    if (of_keys) return {place.head * group, group, begin / stream_rows, min(end, begin + tile_rows - 1 + op.window) / stream_rows};
-    return {place.head / group, 1, max(0, begin - op.window) / stream_rows, min(end, begin + tile_rows - 1) / stream_rows};
+    const int last = begin + tile_rows - 1;
+    if (of_keys) return {place.head * group, group, begin / stream_rows, min(end, last + op.window) / stream_rows};
+    return {place.head / group, 1, max(0, begin - op.window) / stream_rows, min(end, last) / stream_rows};
 }
 
 struct Room {  // of the streamed rows of a stage
     float lse[stream_rows], delta[stream_rows];
 };
 
-// Of the ring, see Ring. A stage is full when both tiles are there and, for keys, the 64 threads that bring their lse and delta have arrived too.
+// A stage of the ring (see Ring) is full when both tiles are there and, for keys, the 64 threads that bring lse and delta
+// have arrived too.
 struct BackwardShared {
     Barrier kept;
     Ring<backward_stages> ring;
@@ -131,6 +135,16 @@ __device__ __forceinline__ void copy_rows(const Backward& op, BackwardShared& sh
     });
 }
 
+// Sets scores outside the window to -inf. `across` is the thread's first kept row less its first streamed row.
+template <bool of_keys> __device__ __forceinline__ void hide(float (&s)[stream_rows / 2], int across, int window) {
+#pragma unroll
+    for (int i = 0; i < stream_rows / 2; ++i) {
+        const int rows = across + accumulator_row(0, i) - accumulator_column(0, i);
+        const int behind = of_keys ? -rows : rows;  // how far the query is behind the key
+        if (behind < 0 || behind > window) s[i] = -INFINITY;
+    }
+}
+
 // One consumer: 64 kept rows from `begin` on.
 template <class T, int D, bool of_keys>
 __device__ __forceinline__ void consume_backward(const Backward& op, const BackwardTiles<D>& tiles, BackwardShared& shared,
@@ -155,7 +169,8 @@ __device__ __forceinline__ void consume_backward(const Backward& op, const Backw
             delta[r] = delta_of(op, at, row + 8 * r);
         }
     }
-    char* const kept[2] = {tiles.kept(0) + consumer * group_rows * row_bytes, tiles.kept(1) + consumer * group_rows * row_bytes};
+    const int half = consumer * group_rows * row_bytes;
+    char* const kept[2] = {tiles.kept(0) + half, tiles.kept(1) + half};
     int unfinished = -1;  // the stage whose last products may still run
     const auto finish = [&] {
         wgmma_wait<0>();
@@ -169,7 +184,8 @@ __device__ __forceinline__ void consume_backward(const Backward& op, const Backw
         const int query = of_keys ? position : begin, key = of_keys ? begin : position;  // the first of each 64
         const int ahead = query - key;  // of the first query before the first key: between them lie 63 more and 63 fewer
         Barrier& full = shared.ring.full[turn.stage];
-        const std::uint32_t first = shared_address(tiles.streamed(turn.stage, 0)), second = shared_address(tiles.streamed(turn.stage, 1));
+        const std::uint32_t first = shared_address(tiles.streamed(turn.stage, 0));
+        const std::uint32_t second = shared_address(tiles.streamed(turn.stage, 1));
         barrier_wait(full, turn.parity);
         if (ahead > -stream_rows && ahead < op.window + stream_rows) {  // else this consumer has nothing to see in the tile
             start_inner<T, D, stream_rows, tile_rows>(s, shared_address(kept[0]), first);
@@ -184,14 +200,8 @@ __device__ __forceinline__ void consume_backward(const Backward& op, const Backw
                 hold(grad_first);
                 if (unfinished >= 0) release(shared.ring.empty[unfinished]);
             }
-            if (ahead < stream_rows - 1 || ahead + stream_rows - 1 > op.window) {
-#pragma unroll
-                for (int i = 0; i < stream_rows / 2; ++i) {
-                    const int across = row + accumulator_row(0, i) - (position + accumulator_column(0, i) + pair_column);
-                    const int behind = of_keys ? -across : across;
-                    if (behind < 0 || behind > op.window) s[i] = -INFINITY;
-                }
-            }
+            if (ahead < stream_rows - 1 || ahead + stream_rows - 1 > op.window)
+                hide<of_keys>(s, row - position - pair_column, op.window);
 #pragma unroll
             for (int i = 0; i < stream_rows / 2; ++i) s[i] = fast_exp2(s[i] * op.scale_log2 - value(lse, room.lse, i));
             if constexpr (of_keys) {
@@ -276,8 +286,8 @@ template <bool of_keys> Backward parameters(const Attention& op) {
 
 template <class T, int D> void start(const Attention& op, cudaStream_t stream) {
     const Backward of_queries = parameters<false>(op), of_keys = parameters<true>(op);
-    launch("attention_backward_sm90", attention_backward_kernel<T, D, false>, of_queries, of_queries.order, backward_shared<D>, stream);
-    launch("attention_backward_sm90", attention_backward_kernel<T, D, true>, of_keys, of_keys.order, backward_shared<D>, stream);
+    launch(attention_backward_kernel<T, D, false>, of_queries, of_queries.order, backward_shared<D>, stream);
+    launch(attention_backward_kernel<T, D, true>, of_keys, of_keys.order, backward_shared<D>, stream);
 }
 
 template <class T> void start(const Attention& op, cudaStream_t stream) {

@@ -40,7 +40,9 @@ struct Forward {
 struct Range {
     int first, last;
 };
-__device__ inline Range visible(const Forward& op, int begin) { return {max(0, begin - op.window) / tile_rows, begin / tile_rows}; }
+__device__ inline Range visible(const Forward& op, int begin) {
+    return {max(0, begin - op.window) / tile_rows, begin / tile_rows};
+}
 
 template <int n> struct Barriers {
     Barrier q;
@@ -202,7 +204,8 @@ __device__ __forceinline__ void consume(const Forward& op, const Tiles<D>& tiles
     store_rows<T, D>(held.out, q, op.out, consumer, begin, head, batch);
 }
 
-template <class T, int D> __global__ void __launch_bounds__(block_threads, 1) attention_forward_kernel(const __grid_constant__ Forward op) {
+template <class T, int D>
+__global__ void __launch_bounds__(block_threads, 1) attention_forward_kernel(const __grid_constant__ Forward op) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
     __shared__ Barriers<stages<D>> barriers;
     static_assert(shared_bytes<D> + sizeof barriers <= largest_shared);
@@ -270,7 +273,7 @@ void attention_forward_sm90(const Attention& op, const Where& where) {
     forward.scale = op.scale;
     forward.scale_log2 = op.scale * log2_of_e;
 
-    launch("attention_forward_sm90", kernel_of(op), forward, forward.order, op.head_dim == 64 ? shared_bytes<64> : shared_bytes<128>, stream);
+    launch(kernel_of(op), forward, forward.order, op.head_dim == 64 ? shared_bytes<64> : shared_bytes<128>, stream);
 }
 
 }  // namespace pynanochat::cuda

@@ -21,7 +21,7 @@ inline constexpr int consumer_warps = consumers * group_threads / 32;
 inline constexpr int producer_registers = 24, consumer_registers = 240;
 static_assert(group_threads * (producer_registers + consumers * consumer_registers) <= 65536);
 inline constexpr int largest_shared = 227 << 10;
-inline constexpr std::int64_t section_bytes = std::int64_t{24} << 20;  // half of L2: what blocks that run together may stream from it
+inline constexpr std::int64_t section_bytes = std::int64_t{24} << 20;  // half of L2, for what blocks that run together stream
 inline constexpr float log2_of_e = 1.4426950408889634f;
 
 template <int D> inline constexpr int parts = D / part_columns;
@@ -154,7 +154,8 @@ __device__ __forceinline__ void store_rows(const float (&d)[D / 2], char* half, 
 #pragma unroll
     for (int i = 0; i < D / 2; i += 2) {
         const int column = accumulator_column(thread, i);
-        const int offset = column / part_columns * tile_rows * row_bytes + accumulator_row(thread, i) * row_bytes + column % part_columns * 2;
+        const int part_row = column / part_columns * tile_rows + accumulator_row(thread, i);
+        const int offset = part_row * row_bytes + column % part_columns * 2;
         *reinterpret_cast<std::uint32_t*>(half + (swizzled(base + offset) - base)) = pair<T>(d[i], d[i + 1]);
     }
     writes_before_async();
@@ -170,7 +171,8 @@ __device__ __forceinline__ void store_rows(const float (&d)[D / 2], char* half, 
 // --- host ---
 
 template <class Parameters>
-void launch(const char* what, void (*kernel)(Parameters), const Parameters& parameters, const Order& order, int shared, cudaStream_t stream) {
+void launch(void (*kernel)(Parameters), const Parameters& parameters, const Order& order, int shared, cudaStream_t stream) {
+    const char* const what = "attention on sm_90a";
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), what);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(order.blocks());

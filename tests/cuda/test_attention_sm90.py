@@ -138,10 +138,22 @@ def test_other_cards_and_tensors_are_left_to_others(program, tmp_path):
     assert run(program, tmp_path, q, q, q, odd, -1).stdout == "half taken\n"
 
 
+@pytest.mark.parametrize("tiles, pairs, section", [(1, 1, 1), (3, 7, 4), (4, 6, 2), (2, 5, 5)])
+def test_each_block_has_its_own_rows(program, tiles, pairs, section):
+    command = [str(program), "order", str(tiles), str(pairs), str(section)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    works = [tuple(map(int, line.split())) for line in lines]
+    assert sorted(works) == [(tile, pair) for tile in range(tiles) for pair in range(pairs)]
+    assert works[0][0] == tiles - 1, "the last tile sees most"
+    for first in range(0, pairs, section):
+        of_section = [tile for tile, pair in works if first <= pair < first + section]
+        assert of_section == sorted(of_section, reverse=True)
+
+
 MISTAKES = {
     "tiles replaced while they are read": (0, "barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);", ""),
     "scores read before they are there": (0, "wgmma_wait<1>();", ""),
-    "a kept row beside its own": (1, "tiles.kept(1) + consumer * group_rows", "tiles.kept(1) + consumer * 8"),
+    "a kept row beside its own": (1, "tiles.kept(1) + half}", "tiles.kept(1) + half / 8}"),
 }
 
 

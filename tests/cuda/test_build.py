@@ -91,7 +91,7 @@ def test_hopper_attention_is_tma_and_wgmma(name, kernels, tmp_path):
     assert len(bodies) == kernels, "head dims 64 and 128 in bf16 and fp16, backward for queries and for keys"
     for body in bodies:
         assert "UTMALDG.4D" in body and "UTMASTG.4D" in body and "USETMAXREG" in body
-        assert body.count("HGMMA.64x") >= 4 * body.count("WARPGROUP.DEPBAR") > 0
+        assert body.count("HGMMA.64x") > 2 * body.count("WARPGROUP.DEPBAR") > 0
 
 
 @nvcc

@@ -1,7 +1,8 @@
 // attention_sm90 DTYPE B T H G D WINDOW IN OUT, then of each of q, k, v, dout its three strides and its number of elements:
 // csrc/cuda/attention_sm90.cu and attention_backward_sm90.cu on the CPU. IN holds the four one after the other; OUT gets
-// out, dq, dk, dv, contiguous, and lse. Run by tests/cuda/test_attention_sm90.py.
-#include "cuda/attention_sm90.h"
+// out, dq, dk, dv, contiguous, and lse. `attention_sm90 order TILES PAIRS SECTION` prints tile and pair of each block instead.
+// Run by tests/cuda/test_attention_sm90.py.
+#include "cuda/attention_sm90.cuh"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -41,6 +42,14 @@ std::vector<float> row_dots(const cuda::Attention& op) {
 int main(int count, char** words) {
     int next = 1;
     const auto number = [&] { return std::stoll(words[next++]); };
+    if (count == 5 && std::string(words[next]) == "order") {
+        const cuda::sm90::Order order{std::stoi(words[2]), std::stoi(words[3]), std::stoi(words[4])};
+        for (unsigned block = 0; block < order.blocks(); ++block) {
+            const auto work = order.at(static_cast<int>(block));
+            std::printf("%d %d\n", work.tile, work.pair);
+        }
+        return 0;
+    }
     cuda::Attention op;
     op.dtype = std::string(words[next++]) == "bfloat16" ? DType::bf16 : DType::f16;
     op.batch = number();
