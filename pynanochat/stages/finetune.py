@@ -21,6 +21,7 @@ from pynanochat.model import lora
 from pynanochat.model.scaling import measure
 from pynanochat.optim import RECIPES
 from pynanochat.stages import begin, pretrain
+from pynanochat.stages.compiling import compiled_forward
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.tasks import GRADED
 from pynanochat.tokenizer import render_for_completion
@@ -157,8 +158,8 @@ class Finetuning(begin.Beginning):
             streams = {i: Prefetch(loader) for i, loader in streams.items()}
         size = measure(self.config)
         # Rows of every length would be compiled anew each time.
-        compiling = self.packed and runtime.wants_compiling(self.wanted.compile, self.device)
-        compiled = torch.compile(self.model, dynamic=False) if compiling else None
+        wanted = self.wanted.compile if self.packed else "off"
+        compiled = compiled_forward(self.model, wanted, self.device, self.run.say)
         loop = TrainingLoop(
             name=self.stage,
             folder=self.run.stage_folder(self.stage),

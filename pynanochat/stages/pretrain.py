@@ -15,6 +15,7 @@ from pynanochat.evals.bpb import bits_per_byte
 from pynanochat.model import GPT, GPTConfig, memory
 from pynanochat.model.scaling import Horizon, horizon, measure
 from pynanochat.optim import RECIPES, SCHEDULES, build_optimizer
+from pynanochat.stages.compiling import compiled_forward
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.stages.progress import duration
 
@@ -182,7 +183,7 @@ def train(run) -> dict:
         name=NAME,
         folder=run.stage_folder(NAME),
         model=model,
-        forward=torch.compile(model, dynamic=False) if runtime.wants_compiling(wanted.compile, device) else None,
+        forward=compiled_forward(model, wanted.compile, device, run.say),
         optimizer=_optimizer(model, wanted, what),
         schedule=SCHEDULES[wanted.arch]["pretrain"],
         streams=_streams(run, tokenizer, what, wanted, device),
