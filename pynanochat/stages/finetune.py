@@ -71,7 +71,7 @@ def check_settings(wanted: FinetuneSettings) -> None:
         zero_or_more=(*whole, "chat_eval_examples"),
         positive=("epochs", "lr_scale", "eval_tokens", "buffer_conversations", "keep_checkpoints", "max_bad_steps"),
     )
-    runtime.wants_compiling(wanted.compile, torch.device("cpu"))
+    runtime.wants_compiling(wanted.compile, torch.device("cpu"))  # the name is right
     for name in names_in(wanted.chat_eval_tasks):
         if name not in GRADED:
             raise UsageError(f"--chat-eval-tasks {name}: no such task to grade; use {', '.join(GRADED)}")

@@ -75,7 +75,7 @@ def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1,
     """The Plan for these settings; `dtype` is that of activations. Raises UsageError for a batch that does not divide
     into micro-batches and ranks."""
     _check_positive(wanted)
-    runtime.wants_compiling(wanted.compile, device)
+    runtime.wants_compiling(wanted.compile, torch.device("cpu"))  # the name is right
     heads = GPTConfig.from_depth(wanted.depth, arch=wanted.arch, head_dim=wanted.head_dim).n_head
     if wanted.kv_heads and heads % wanted.kv_heads:
         raise UsageError(f"--kv-heads {wanted.kv_heads} does not divide the {heads} query heads")
