@@ -24,7 +24,7 @@ from pynanochat.engine.paged_cache import Layout, Pass
 from pynanochat.ops import backends
 
 NAME = "decode_graphs"  # among what is verified
-WARM = 4  # eager steps of a size before it is captured
+WARM = 12  # eager steps of a size before it is captured, which takes about as long
 
 
 class CudaGraph:
@@ -132,7 +132,8 @@ class _Step:
         return self.model(ids[:, None], cache=part).squeeze(1)
 
     def _put(self, layout: Layout) -> None:
-        """Fill the buffer: the layout's rows, then padding."""
+        """Fill the buffer: the layout's rows, then padding. The GPU must be done with what `_host` held, as it is
+        for the scheduler, which has read the tokens of the step before."""
         rows = len(layout.lengths)
         ids, previous, positions, lengths, slots, tables = self._numbers
         for mine, given, padding in (

@@ -21,6 +21,7 @@ from pynanochat.model import lora
 from pynanochat.model.scaling import measure
 from pynanochat.optim import RECIPES
 from pynanochat.stages import begin, pretrain
+from pynanochat.stages.compiling import compiled_forward
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.tasks import GRADED
 from pynanochat.tokenizer import render_for_completion
@@ -70,7 +71,7 @@ def check_settings(wanted: FinetuneSettings) -> None:
         zero_or_more=(*whole, "chat_eval_examples"),
         positive=("epochs", "lr_scale", "eval_tokens", "buffer_conversations", "keep_checkpoints", "max_bad_steps"),
     )
-    runtime.wants_compiling(wanted.compile, torch.device("cpu"))
+    runtime.wants_compiling(wanted.compile, torch.device("cpu"))  # the name is right
     for name in names_in(wanted.chat_eval_tasks):
         if name not in GRADED:
             raise UsageError(f"--chat-eval-tasks {name}: no such task to grade; use {', '.join(GRADED)}")
@@ -157,8 +158,8 @@ class Finetuning(begin.Beginning):
             streams = {i: Prefetch(loader) for i, loader in streams.items()}
         size = measure(self.config)
         # Rows of every length would be compiled anew each time.
-        compiling = self.packed and runtime.wants_compiling(self.wanted.compile, self.device)
-        compiled = torch.compile(self.model, dynamic=False) if compiling else None
+        wanted = self.wanted.compile if self.packed else "off"
+        compiled = compiled_forward(self.model, wanted, self.device, self.run.say)
         loop = TrainingLoop(
             name=self.stage,
             folder=self.run.stage_folder(self.stage),

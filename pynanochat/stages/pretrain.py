@@ -15,6 +15,7 @@ from pynanochat.evals.bpb import bits_per_byte
 from pynanochat.model import GPT, GPTConfig, memory
 from pynanochat.model.scaling import Horizon, horizon, measure
 from pynanochat.optim import RECIPES, SCHEDULES, build_optimizer
+from pynanochat.stages.compiling import compiled_forward
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.stages.progress import duration
 
@@ -74,7 +75,7 @@ def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1,
     """The Plan for these settings; `dtype` is that of activations. Raises UsageError for a batch that does not divide
     into micro-batches and ranks."""
     _check_positive(wanted)
-    runtime.wants_compiling(wanted.compile, device)
+    runtime.wants_compiling(wanted.compile, torch.device("cpu"))  # the name is right
     heads = GPTConfig.from_depth(wanted.depth, arch=wanted.arch, head_dim=wanted.head_dim).n_head
     if wanted.kv_heads and heads % wanted.kv_heads:
         raise UsageError(f"--kv-heads {wanted.kv_heads} does not divide the {heads} query heads")
@@ -182,7 +183,7 @@ def train(run) -> dict:
         name=NAME,
         folder=run.stage_folder(NAME),
         model=model,
-        forward=torch.compile(model, dynamic=False) if runtime.wants_compiling(wanted.compile, device) else None,
+        forward=compiled_forward(model, wanted.compile, device, run.say),
         optimizer=_optimizer(model, wanted, what),
         schedule=SCHEDULES[wanted.arch]["pretrain"],
         streams=_streams(run, tokenizer, what, wanted, device),

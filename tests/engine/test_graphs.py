@@ -111,9 +111,10 @@ def test_a_replay_equals_the_eager_pass_bit_for_bit_at_mixed_sizes(arch, dtype):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("rows", [3, 5, 7])
-def test_padding_rows_change_nothing(rows):
-    """Neither the logits of the others nor any page that a sequence has."""
+@pytest.mark.parametrize(("rows", "backend"), [(3, ""), (5, ""), (7, ""), (5, "reference")])
+def test_padding_rows_change_nothing(monkeypatch, rows, backend):
+    """Neither the logits of the others nor any page that a sequence has; on our ops and on torch's."""
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     model, texts = small_model(), prompts(rows)
     results, pages = [], []
     for padded in (False, True):

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pynanochat.model import GPT, GPTConfig
 from pynanochat.model.memory import activation_bytes_per_token, fit_rows, saved_widths, step_memory
 from pynanochat.model.scaling import measure
-from pynanochat.ops import backends
 
 CARDS = (8, 16, 24, 80)  # GiB; what a desktop and the driver take is gone before
+RMS_NORM = F.rms_norm
 DEPTHS = (4, 8, 12, 16, 20, 24)
 
 
@@ -18,7 +18,7 @@ class NormThatKeepsItsInput(torch.autograd.Function):
 
     @staticmethod
     def forward(x, eps):
-        return F.rms_norm(x, (x.size(-1),), eps=eps)
+        return RMS_NORM(x, (x.size(-1),), eps=eps)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -48,7 +48,7 @@ def saved_bytes(model, rows: int) -> int:
 @pytest.mark.parametrize("groups", [4, 2])
 @pytest.mark.parametrize("layers", [2, 5])
 def test_saved_bytes_are_what_autograd_saves(monkeypatch, arch, groups, layers):
-    monkeypatch.setitem(backends.implementations("rms_norm"), "reference", NormThatKeepsItsInput.apply)
+    monkeypatch.setattr(F, "rms_norm", lambda x, shape, eps: NormThatKeepsItsInput.apply(x, eps))
     config = GPTConfig.from_depth(
         layers, arch, head_dim=64, n_embd=256, n_head=4, n_kv_head=groups, vocab_size=320, sequence_len=64
     )
