@@ -15,7 +15,8 @@ bits bring the result five to eight times closer to the exact one than bf16 at t
 would be up to twice as far from it as plain products are.
 
 Bound by products. Version ladder: plain products with torch; symmetric ones in one kernel; the Gram form.
-Interpreted and compiled; it has not run on a GPU yet.
+Interpreted and compiled (fp16, tiles of 128: 103 to 206 registers and 96 KiB of shared memory on sm_90, 174 to 217 on
+sm_80, nothing spilled); it has not run on a GPU yet.
 """
 
 import torch

@@ -86,7 +86,7 @@ def run(step, shape, recipe, ns_dtype, device, dtype=torch.float32, steps=2):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("shape", [(2, 24, 30), (2, 20, 60), (3, 60, 20), (1, 7, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 24, 30), (2, 20, 60), (2, 50, 20), (1, 7, 5)], ids=str)
 def test_whole_steps(backend, device, no_worse, monkeypatch, shape, recipe):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     ours = run(muon_step, shape, recipe, HALF, device)
@@ -140,7 +140,7 @@ def test_tiny_and_huge_gradients(backend, device, monkeypatch):
 
 def test_the_same_twice(backend, device, monkeypatch):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
-    first, second = (run(muon_step, (2, 24, 30), "2026", HALF, device) for _ in range(2))
+    first, second = (run(muon_step, (2, 24, 30), "2026", HALF, device, steps=1) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
