@@ -14,7 +14,7 @@
 //
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  this one
-// Registers (ptxas 13.0, sm_80 and sm_90a): 219 (D 64) to 255 (D 128), no spills, so two blocks of 128 threads on a
+// Registers (ptxas 13.0, sm_80 and sm_90a): 219 to 255 (D 64, D 128), no spills, so two blocks of 128 threads on a
 // multiprocessor; shared memory 32 KiB (D 64) and 64 KiB (D 128).
 #include "cuda/attention.h"
 
