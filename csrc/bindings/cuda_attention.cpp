@@ -31,7 +31,8 @@ struct Shape {
 cuda::Heads heads_of(py::handle tensor, const std::string& name, DType dtype, const Shape& shape, int device) {
     const Tensor t = cuda_view(tensor, name.c_str(), 4, device);
     require(t.dtype == dtype, name + " must have q's dtype");
-    require(t.shape[0] == shape.batch && t.shape[1] == shape.positions && t.shape[2] == shape.heads && t.shape[3] == shape.head_dim,
+    require(t.shape[0] == shape.batch && t.shape[1] == shape.positions && t.shape[2] == shape.heads &&
+                t.shape[3] == shape.head_dim,
             name + " has another shape than q and k ask for");
     return heads_of(t, name);
 }
@@ -54,13 +55,14 @@ Shapes shapes_of(py::handle q_, py::handle k_) {
     require(q.dims == 4 && k.dims == 4, "q and k must be (batch, positions, heads, head_dim)");
     require(q.shape[2] <= 65536 && k.shape[2] <= 65536, "at most 65536 heads");
     require(k.shape[2] > 0 ? q.shape[2] % k.shape[2] == 0 : q.shape[2] == 0,
-            std::to_string(q.shape[2]) + " query heads cannot share " + std::to_string(k.shape[2]) + " key/value heads evenly");
+            std::to_string(q.shape[2]) + " query heads cannot share " + std::to_string(k.shape[2]) +
+                " key/value heads evenly");
     return {{q.shape[0], q.shape[1], q.shape[2], q.shape[3]}, {q.shape[0], q.shape[1], k.shape[2], q.shape[3]}};
 }
 
 // What forward and backward share.
-cuda::Attention attention(const Shapes& shapes, py::handle q, py::handle k, py::handle v, std::int64_t window, py::handle out, py::handle lse,
-                          int device) {
+cuda::Attention attention(const Shapes& shapes, py::handle q, py::handle k, py::handle v, std::int64_t window,
+                          py::handle out, py::handle lse, int device) {
     cuda::Attention op;
     op.dtype = view(q, "q").dtype;
     op.batch = shapes.q.batch;
@@ -78,7 +80,8 @@ cuda::Attention attention(const Shapes& shapes, py::handle q, py::handle k, py::
     return op;
 }
 
-void forward(py::handle q, py::handle k, py::handle v, std::int64_t window, py::handle out, py::handle lse, std::uintptr_t stream) {
+void forward(py::handle q, py::handle k, py::handle v, std::int64_t window, py::handle out, py::handle lse,
+             std::uintptr_t stream) {
     const cuda::Where where = where_of(q, stream);
     const cuda::Attention op = attention(shapes_of(q, k), q, k, v, window, out, lse, where.device);
     const py::gil_scoped_release release;
@@ -124,7 +127,7 @@ void bind_cuda_attention(py::module_& module) {
             return std::pair(tiles.first, tiles.end);
         },
         py::arg("first"), py::arg("rows"), py::arg("columns"), py::arg("positions"), py::arg("window"), py::arg("of_keys"),
-        "the first tile that rows [first, first + rows) meet, and the one after the last: of keys for queries, or of queries for keys");
+        "the first tile that rows [first, first + rows) meet and the one after the last: of keys, or else of queries");
     module.def("attention_needs_no_mask", &cuda::all_visible, py::arg("query"), py::arg("queries"), py::arg("key"), py::arg("keys"),
                py::arg("window"));
 #ifdef PYNANOCHAT_CUDA_BUILT

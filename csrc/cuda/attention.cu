@@ -75,7 +75,8 @@ template <int D> __device__ __forceinline__ void softmax(Scores& s, Rows<D>& row
         for (int half = 0; half < 2; ++half) {
             float top = rows.top[m][half];
 #pragma unroll
-            for (int n = 0; n < attention_columns / 8; ++n) top = fmaxf(top, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
+            for (int n = 0; n < attention_columns / 8; ++n)
+                top = fmaxf(top, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
             top = row_maximum(top);
             // A row that has seen nothing yet keeps -inf; 0 in its place makes zeros of what follows and not NaN.
             const float shift = top == -INFINITY ? 0.0f : top * scale_log2;
@@ -105,7 +106,10 @@ __device__ __forceinline__ void multiply_values(Rows<D>& rows, const Scores& p, 
 #pragma unroll
         for (int m = 0; m < blocks_of_rows; ++m)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) a[m][i] = pack<T>(p[m][2 * step + i / 2][i % 2 * 2], p[m][2 * step + i / 2][i % 2 * 2 + 1]);
+            for (int i = 0; i < 4; ++i) {
+                const auto& two = p[m][2 * step + i / 2];
+                a[m][i] = pack<T>(two[i % 2 * 2], two[i % 2 * 2 + 1]);
+            }
 #pragma unroll
         for (int n = 0; n < D / 16; ++n) {
             unsigned b[4];
@@ -120,7 +124,8 @@ __device__ __forceinline__ void multiply_values(Rows<D>& rows, const Scores& p, 
 }
 
 template <class T, int D>
-__device__ __forceinline__ void write(const Rows<D>& rows, const Attention& op, const Tile<T, D>& room, int row, int first, int b, int h) {
+__device__ __forceinline__ void write(const Rows<D>& rows, const Attention& op, const Tile<T, D>& room, int row, int first,
+                                      int b, int h) {
     const int positions = static_cast<int>(op.positions), lane = threadIdx.x % 32;
     float* lse = op.lse + (static_cast<std::int64_t>(b) * op.heads + h) * positions;
 #pragma unroll
@@ -139,7 +144,8 @@ __device__ __forceinline__ void write(const Rows<D>& rows, const Attention& op, 
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(attention_threads, 2) attend(const __grid_constant__ Attention op, const AttentionLaunch shape, int window) {
+__global__ void __launch_bounds__(attention_threads, 2)
+    attend(const __grid_constant__ Attention op, const AttentionLaunch shape, int window) {
     const int positions = static_cast<int>(op.positions);
     const unsigned index = blockIdx.x, pairs = static_cast<unsigned>(op.batch) * op.heads;
     const int tile = static_cast<int>(gridDim.x / pairs - 1 - index / pairs);
@@ -147,7 +153,8 @@ __global__ void __launch_bounds__(attention_threads, 2) attend(const __grid_cons
     const int group = h / (op.heads / op.groups), first = tile * shape.rows;
     const T* k_head = head_of<T>(op.k, b, group);
     const T* v_head = head_of<T>(op.v, b, group);
-    const Tile<T, D> q{reinterpret_cast<T*>(dynamic_shared())}, k{q.data + shape.rows * D}, v{k.data + attention_columns * D};
+    const Tile<T, D> q{reinterpret_cast<T*>(dynamic_shared())};
+    const Tile<T, D> k{q.data + shape.rows * D}, v{k.data + attention_columns * D};
 
     const TileRange keys = key_tiles(first, shape.rows, attention_columns, positions, window);
     fetch(q, shape.rows, head_of<T>(op.q, b, h), op.q.position, first, positions);
@@ -171,29 +178,25 @@ __global__ void __launch_bounds__(attention_threads, 2) attend(const __grid_cons
             fetch(k, attention_columns, k_head, op.k.position, key + attention_columns, positions);
             commit_copies();
         }
-        if (!all_visible(first + row, 16 * blocks_of_rows, key, attention_columns, window)) mask(s, first + row, key, window);
+        if (!all_visible(first + row, 16 * blocks_of_rows, key, attention_columns, window))
+            mask(s, first + row, key, window);
         softmax(s, rows, op.scale * log2_e);
         multiply_values(rows, s, v);
     }
     write(rows, op, q, row, first + row, b, h);  // a warp's rows of Q are read by no other
 }
 
-template <class T, int D> void forward(const Attention& op, const AttentionLaunch& shape, cudaStream_t stream) {
-    launch_attention_kernel("attention_forward", attend<T, D>, shape, stream, op, shape, window_of(op));
+template <class T, int D> void forward(Kind<T, D>, const Attention& op, const AttentionLaunch& shape, const Where& where) {
+    launch_attention_kernel("attention_forward", attend<T, D>, shape, enter(where), op, shape, window_of(op));
 }
 
 }  // namespace
 
 void attention_forward(const Attention& op, const Where& where) {
+    if (op.batch * op.positions * op.heads == 0) return;
     const AttentionLaunch shape = launch_attention(op.batch, op.positions, op.heads, op.head_dim, false);
-    if (shape.grid == 0) return;
     if (attention_sm90_takes(op, where.device)) return attention_forward_sm90(op, where);
-    const cudaStream_t stream = enter(where);
-    const bool wide = op.head_dim == 128;
-    if (op.dtype == DType::bf16)
-        return wide ? forward<__nv_bfloat16, 128>(op, shape, stream) : forward<__nv_bfloat16, 64>(op, shape, stream);
-    if (op.dtype == DType::f16) return wide ? forward<__half, 128>(op, shape, stream) : forward<__half, 64>(op, shape, stream);
-    throw ShapeError("attention on CUDA takes bfloat16 and float16; set PYNANOCHAT_BACKEND=triton or PYNANOCHAT_BACKEND=reference for others");
+    with_kind(op, [&](auto kind) { forward(kind, op, shape, where); });
 }
 
 }  // namespace pynanochat::cuda

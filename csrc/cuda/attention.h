@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-#include "cuda/device.h"
 #include "common/tensor.h"
+#include "cuda/device.h"
 
 namespace pynanochat::cuda {
 
@@ -22,13 +22,11 @@ struct Attention {
     float* lse = nullptr;  // (B, H, T): log of the sum of exp(scaled scores); written by forward, read by backward
     Heads dout, dq, dk, dv;  // backward only
     float* delta = nullptr;  // (B, H, T), backward only: room for each row's sum of dout · out
-    float* dq_sum = nullptr;  // (B, H, T, D), backward only: zeros to add dq up in; null where the backward is deterministic
-    DType dtype = DType::f32;  // of all tensors but lse, delta and dq_sum
+    DType dtype = DType::f32;  // of all tensors but lse and delta
     std::int64_t batch = 0, positions = 0;
     int heads = 0, groups = 0, head_dim = 0;
     std::int64_t window = -1;  // below 0: all of the past
     float scale = 1.0f;        // of the scores
-    bool deterministic = true;  // backward: the same bits each time
 };
 
 void attention_forward(const Attention& op, const Where& where);   // throws ShapeError, CudaError

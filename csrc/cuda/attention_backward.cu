@@ -15,8 +15,8 @@
 //
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  this one. Owed: a form that makes P and dS once (dQ through shared memory and fp32 reductions, as Hopper's does)
-// Registers (ptxas 13.0, sm_80 and sm_90a): 28 to 255, no spills; gradient of queries 168 (D 64) and 241 (D 128), of keys 208 and 255,
-// so two blocks of 128 threads on a multiprocessor (three for queries of D 64); shared memory 33 KiB (D 64) and 65 KiB (D 128).
+// Registers (ptxas 13.0, sm_80 and sm_90a): 28 to 255, no spills; gradient of queries 168 (D 64) and 241 (D 128), of keys 208
+// and 255, so two blocks of 128 threads on a multiprocessor; shared memory 33 KiB (D 64) and 65 KiB (D 128).
 #include "cuda/attention.h"
 
 #include "cuda/attention_sm90.h"
@@ -32,7 +32,8 @@ constexpr int rows_of_block = 64, rows_of_warp = 16, columns = attention_columns
 template <int D, bool of_keys> constexpr int step_columns = D == 128 && of_keys ? 16 : 32;
 
 // delta. D / 8 lanes do one row of one head, 16 bytes each.
-template <class T, int D> __global__ void __launch_bounds__(attention_threads) dot_rows(const __grid_constant__ Attention op) {
+template <class T, int D>
+__global__ void __launch_bounds__(attention_threads) dot_rows(const __grid_constant__ Attention op) {
     constexpr int lanes = D / 8;
     const std::int64_t row = (static_cast<std::int64_t>(blockIdx.x) * attention_threads + threadIdx.x) / lanes;
     const std::int64_t h = row % op.heads, i = row / op.heads % op.positions, b = row / op.heads / op.positions;
@@ -131,7 +132,8 @@ __device__ __forceinline__ Rows<D, of_keys> load_rows(const Attention& op, const
 
 // s = X · firstᵀ and dp = Y · secondᵀ for the columns from `column` on.
 template <class T, int D, bool of_keys>
-__device__ __forceinline__ void multiply_rows(Step<D, of_keys>& s, Step<D, of_keys>& dp, const Rows<D, of_keys>& rows, const Stage<T, D>& stage, int column) {
+__device__ __forceinline__ void multiply_rows(Step<D, of_keys>& s, Step<D, of_keys>& dp, const Rows<D, of_keys>& rows,
+                                              const Stage<T, D>& stage, int column) {
 #pragma unroll
     for (int k = 0; k < D / 16; ++k)
 #pragma unroll
@@ -146,10 +148,12 @@ __device__ __forceinline__ void multiply_rows(Step<D, of_keys>& s, Step<D, of_ke
         }
 }
 
-// Turns s into P and dp into dS. `row` and `at`: the positions of the warp's first row and of the step's first column; window < 0: no mask.
+// Turns s into P and dp into dS. `row` and `at` are the positions of the warp's first row and of the step's first column; no mask
+// where window < 0.
 template <class T, int D, bool of_keys>
-__device__ __forceinline__ void differentiate(Step<D, of_keys>& s, Step<D, of_keys>& dp, const Rows<D, of_keys>& rows, const Stage<T, D>& stage, int column,
-                                              int row, int at, int window, float scale_log2) {
+__device__ __forceinline__ void differentiate(Step<D, of_keys>& s, Step<D, of_keys>& dp, const Rows<D, of_keys>& rows,
+                                              const Stage<T, D>& stage, int column, int row, int at, int window,
+                                              float scale_log2) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int n = 0; n < step_columns<D, of_keys> / 8; ++n)
@@ -167,7 +171,8 @@ __device__ __forceinline__ void differentiate(Step<D, of_keys>& s, Step<D, of_ke
 
 // sum += p · tile, whose rows from `column` on meet the columns of p.
 template <class T, int D, int tiles>
-__device__ __forceinline__ void accumulate(float (&sum)[D / 8][4], const float (&p)[tiles][4], const Tile<T, D>& tile, int column) {
+__device__ __forceinline__ void accumulate(float (&sum)[D / 8][4], const float (&p)[tiles][4], const Tile<T, D>& tile,
+                                           int column) {
 #pragma unroll
     for (int k = 0; k < tiles / 2; ++k) {
         unsigned a[4];
@@ -194,7 +199,8 @@ __global__ void __launch_bounds__(attention_threads, 2) gradient(const __grid_co
     const int sharing = op.heads / op.groups, count = tiles.end - tiles.first;  // heads that share a key; tiles of a head
     const int first_head = of_keys ? place.head * sharing : place.head / sharing;
     const auto start = [&](int i) {
-        fetch_stage<T, D, of_keys>(stage_of<T, D>(i % 2), op, place.b, first_head + i / count, (tiles.first + i % count) * columns);
+        fetch_stage<T, D, of_keys>(stage_of<T, D>(i % 2), op, place.b, first_head + i / count,
+                                   (tiles.first + i % count) * columns);
     };
     const int total = of_keys ? count * sharing : count;
     start(0);
@@ -217,16 +223,17 @@ __global__ void __launch_bounds__(attention_threads, 2) gradient(const __grid_co
     }
     __syncthreads();  // the stages are free: they carry the results
     const Stage<T, D> room = stage_of<T, D>(0);
-    const Heads &dx = of_keys ? op.dk : op.dq, &dy = op.dv;
-    store_rows(rows.dx, op.scale, op.scale, room.first, row, head_of<T>(dx, place.b, place.head), dx.position, place.first + row, positions);
-    if constexpr (of_keys)
-        store_rows(rows.dy, 1.0f, 1.0f, room.second, row, head_of<T>(dy, place.b, place.head), dy.position, place.first + row, positions);
+    const auto put = [&](const auto& sum, float factor, const Tile<T, D>& tile, const Heads& to) {
+        store_rows(sum, factor, factor, tile, row, head_of<T>(to, place.b, place.head), to.position, place.first + row, positions);
+    };
+    put(rows.dx, op.scale, room.first, of_keys ? op.dk : op.dq);
+    if constexpr (of_keys) put(rows.dy, 1.0f, room.second, op.dv);
 }
 
-template <class T, int D> void backward(const Attention& op, const Where& where) {
+template <class T, int D> void backward(Kind<T, D>, const Attention& op, const Where& where) {
     const cudaStream_t stream = enter(where);
-    const std::int64_t rows = op.batch * op.positions * op.heads;
-    launch("attention_backward", dot_rows<T, D>, divide_up(rows * (D / 8), attention_threads), attention_threads, stream, op);
+    const std::int64_t vectors = op.batch * op.positions * op.heads * (D / 8);
+    launch("attention_backward", dot_rows<T, D>, divide_up(vectors, attention_threads), attention_threads, stream, op);
     if (attention_backward_sm90_takes(op, where.device)) return attention_backward_sm90(op, where);
     const AttentionLaunch queries = launch_attention(op.batch, op.positions, op.heads, D, true);
     launch_attention_kernel("attention_backward", gradient<T, D, false>, queries, stream, op, window_of(op));
@@ -237,11 +244,9 @@ template <class T, int D> void backward(const Attention& op, const Where& where)
 }  // namespace
 
 void attention_backward(const Attention& op, const Where& where) {
-    if (launch_attention(op.batch, op.positions, op.heads, op.head_dim, true).grid == 0) return;
-    const bool wide = op.head_dim == 128;
-    if (op.dtype == DType::bf16) return wide ? backward<__nv_bfloat16, 128>(op, where) : backward<__nv_bfloat16, 64>(op, where);
-    if (op.dtype == DType::f16) return wide ? backward<__half, 128>(op, where) : backward<__half, 64>(op, where);
-    throw ShapeError("attention on CUDA takes bfloat16 and float16; set PYNANOCHAT_BACKEND=triton or PYNANOCHAT_BACKEND=reference for others");
+    if (op.batch * op.positions * op.heads == 0) return;
+    launch_attention(op.batch, op.positions, op.heads, op.head_dim, true);  // throws before anything is launched
+    with_kind(op, [&](auto kind) { backward(kind, op, where); });
 }
 
 }  // namespace pynanochat::cuda

@@ -46,7 +46,8 @@ template <class T, int D> struct Tile {
 
 // Starts to copy `rows` positions from `first` on of one head, zeros beyond the last position.
 template <class T, int D>
-__device__ __forceinline__ void fetch(const Tile<T, D>& tile, int rows, const T* head, std::int64_t stride, int first, int positions) {
+__device__ __forceinline__ void fetch(const Tile<T, D>& tile, int rows, const T* head, std::int64_t stride, int first,
+                                      int positions) {
     constexpr int chunks = D / 8, step = attention_threads / chunks;
     const int c = threadIdx.x % chunks;
 #pragma unroll 1  // the addresses of an unrolled loop are the registers that the forward lacks
@@ -56,11 +57,11 @@ __device__ __forceinline__ void fetch(const Tile<T, D>& tile, int rows, const T*
     }
 }
 
-// Writes 16 rows of a warp, C of D / 8 products side by side, through 16 rows of a tile that no other warp uses, so that each
-// lane writes 16 bytes.
+// Writes 16 rows of a warp, C of D / 8 products side by side, rows 0 to 7 times `upper` and 8 to 15 times `lower`, through 16
+// rows of a tile that no other warp uses, so that each lane writes 16 bytes.
 template <class T, int D>
-__device__ __forceinline__ void store_rows(const float (&c)[D / 8][4], float upper, float lower, const Tile<T, D>& tile, int tile_row,
-                                           T* head, std::int64_t stride, int first, int positions) {
+__device__ __forceinline__ void store_rows(const float (&c)[D / 8][4], float upper, float lower, const Tile<T, D>& tile,
+                                           int tile_row, T* head, std::int64_t stride, int first, int positions) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) {
@@ -95,10 +96,21 @@ inline int window_of(const Attention& op) {
     return static_cast<int>(op.window < 0 || op.window > op.positions ? op.positions : op.window);
 }
 
+template <class T, int D> struct Kind {};
+
+// Calls run(Kind<T, D>) for the op's dtype and head dim. Throws ShapeError for what the kernels are not made for.
+template <class F> void with_kind(const Attention& op, const F& run) {
+    const bool wide = op.head_dim == 128;
+    if (op.dtype == DType::bf16) return wide ? run(Kind<__nv_bfloat16, 128>{}) : run(Kind<__nv_bfloat16, 64>{});
+    if (op.dtype == DType::f16) return wide ? run(Kind<__half, 128>{}) : run(Kind<__half, 64>{});
+    throw ShapeError("attention on CUDA takes bfloat16 and float16; set PYNANOCHAT_BACKEND=triton or "
+                     "PYNANOCHAT_BACKEND=reference for others");
+}
+
 // Starts `kernel` with dynamic shared memory, which beyond 48 KiB a kernel has to ask for.
 template <class... Parameters, class... Arguments>
-void launch_attention_kernel(const char* what, void (*kernel)(Parameters...), const AttentionLaunch& shape, cudaStream_t stream,
-                             const Arguments&... arguments) {
+void launch_attention_kernel(const char* what, void (*kernel)(Parameters...), const AttentionLaunch& shape,
+                             cudaStream_t stream, const Arguments&... arguments) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared), what);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(shape.grid));

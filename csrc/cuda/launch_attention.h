@@ -49,10 +49,11 @@ struct AttentionLaunch {
     int shared = 0;  // bytes
 };
 
-// A block of the forward takes 128 queries of a head: Q, and one tile of K and one of V on their way. One of the backward takes
-// 64 queries (of a head) or keys (of a group) in registers, with two tiles of each of the two that stream past, and in the gradient of
-// the keys two of lse and delta.
-inline AttentionLaunch launch_attention(std::int64_t batch, std::int64_t positions, std::int64_t heads, int head_dim, bool backward) {
+// A block of the forward has 128 queries of a head in shared memory, and one tile of K and one of V on their way. One of the
+// backward has 64 queries (of a head) or keys (of a group) in registers, two tiles of each of the two tensors that stream past, and
+// for keys two of lse and delta.
+inline AttentionLaunch launch_attention(std::int64_t batch, std::int64_t positions, std::int64_t heads, int head_dim,
+                                        bool backward) {
     if (head_dim != 64 && head_dim != 128)
         throw ShapeError("head_dim " + std::to_string(head_dim) + ": attention on CUDA takes 64 and 128; set "
                          "PYNANOCHAT_BACKEND=triton or PYNANOCHAT_BACKEND=reference for others");

@@ -8,6 +8,11 @@ from pynanochat import _C
 from pynanochat.ops.gpu import cuda_stream
 
 
+def takes_cuda(q):
+    """The kernels are made for the tensor cores' dtypes and two head dims; without elements there is nothing to do."""
+    return q.numel() == 0 or (q.dtype in (torch.bfloat16, torch.float16) and q.size(-1) in (64, 128))
+
+
 def _vectors(x):
     """x where each head can be read 16 bytes at a time, else a copy of which that holds."""
     step = 16 // x.element_size()
@@ -33,4 +38,4 @@ def backward_cuda(dout, q, k, v, out, lse, window):
     return dq, dk, dv
 
 
-cuda = types.SimpleNamespace(forward=forward_cuda, backward=backward_cuda)
+cuda = types.SimpleNamespace(forward=forward_cuda, backward=backward_cuda, takes=takes_cuda)

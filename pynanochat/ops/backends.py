@@ -8,6 +8,7 @@ Every op file registers what it has with `implement(op, backend, function)`; the
 
 `PYNANOCHAT_BACKEND=NAME` forces one for every op that has it (the others use their reference). "Verified" means that a
 results file in bench/results (written by `pynanochat bench gpu`) lists op and backend as passed on this architecture.
+A GPU backend that takes only some dtypes or sizes has a function `takes(tensor)`; the next in order does the others.
 A forced backend that cannot run here (no GPU, not built) is a BackendError at the call, never a silent other one.
 """
 
@@ -85,6 +86,10 @@ def architecture(device_index: int) -> str:
     return f"sm_{major}{minor}"
 
 
+def _takes(implementation, tensor) -> bool:
+    return not hasattr(implementation, "takes") or implementation.takes(tensor)
+
+
 def choose(op: str, tensor) -> str:
     """The backend that `op` uses for `tensor`: by its device, and the reference for float64, which no kernel takes."""
     have = _implementations[op]
@@ -97,7 +102,7 @@ def choose(op: str, tensor) -> str:
     if device.type == "cuda":
         passed = verified(architecture(device.index or 0))
         for backend in ("cuda", "triton"):
-            if backend in have and (op, backend) in passed and not missing(backend):
+            if backend in have and (op, backend) in passed and not missing(backend) and _takes(have[backend], tensor):
                 return backend
         return "reference"
     return "cpu" if device.type == "cpu" and "cpu" in have else "reference"
