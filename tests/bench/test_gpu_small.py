@@ -39,7 +39,7 @@ def test_rows(on_cpu, op, monkeypatch):
     case, moved = TINY[op]
     (bench,) = (bench for name, bench, _ in gpu_small.BENCHMARKS if name == op)
     monkeypatch.setattr(gpu_ops, "BENCHMARKS", [(op, bench, {"small": case})])
-    monkeypatch.setattr(gpu_ops, "roofline", lambda: {"copy_gbs": 0.001})
+    monkeypatch.setattr(gpu_timing, "roofline", lambda: {"copy_gbs": 0.001})
     result = gpu_ops.measure([{"op": op, "backend": "reference"}], deadline=time.monotonic() + 60)
     assert result["not_measured"] == {}
     assert {row["case"]: row["gbs"] for row in result["rows"]} == {

@@ -21,6 +21,7 @@ from pynanochat.kernels import (  # noqa: E402
     muon_step,
     muon_step_around,
     relu2_mlp,
+    relu2_mlp_fp8,
     rms_norm,
     rms_norm_residual,
     rotary_qk_norm,
@@ -28,7 +29,7 @@ from pynanochat.kernels import (  # noqa: E402
     smear,
     value_gate,
 )
-from pynanochat.ops.fp8 import E4M3, Scales  # noqa: E402
+from pynanochat.ops.fp8 import E4M3, E5M2, Scales  # noqa: E402
 from tests.kernels.launches import record  # noqa: E402
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may have
@@ -114,11 +115,18 @@ def muon_around(rows, columns):
     muon_step_around.update(x, matrices, scale, 0.02, 0.01, True)
 
 
-def relu2(dtype, **how):
+def relu2(dtype):
     x, w_fc, w_proj = full(4096, 768, dtype=dtype), full(3072, 768, dtype=dtype), full(768, 3072, dtype=dtype)
     h = full(4096, 3072, dtype=dtype)
-    relu2_mlp.relu2(x, w_fc, **how)
-    relu2_mlp.slope(x, w_proj, h, **how)
+    relu2_mlp.relu2(x, w_fc)
+    relu2_mlp.slope(x, w_proj, h)
+
+
+def relu2_fp8():
+    x, w_fc, w_proj_columns = full(4096, 768, dtype=E4M3), full(3072, 768, dtype=E4M3), full(3072, 768, dtype=E4M3)
+    inverses = (scale().inverse, scale().inverse)
+    relu2_mlp_fp8.relu2(x, w_fc, inverses, scale(), BF16)
+    relu2_mlp_fp8.slope(full(4096, 768, dtype=E5M2), w_proj_columns, full(4096, 3072), inverses, Scales([E5M2])[0])
 
 
 def cast(dtype):
@@ -163,7 +171,7 @@ CALLS = {  # the call, and what the PTX for sm_90 of its kernels must hold
     "muon around, tall": (lambda: muon_around(3072, 768), VECTORS),
     "relu2": (lambda: relu2(BF16), "wgmma"),
     "relu2 fp32": (lambda: relu2(FP32), "fma"),
-    "relu2 to fp8": (lambda: relu2(BF16, scale=scale()), "wgmma"),
+    "relu2 in fp8": (relu2_fp8, "wgmma"),
     "cast to fp8": (lambda: cast(BF16), "e4m3x2"),
     "cast fp32 to fp8": (lambda: cast(FP32), "e4m3x2"),
 }
