@@ -73,7 +73,7 @@ def product(
     a: Any, b: Any, c: Any, bf16_products: bool, after: Literal["", "relu2", "relu2_slope"] = "", h: Any | None = None
 ) -> None: ...
 
-# --- CUDA kernels (csrc/bindings/cuda.cpp): GPU tensors of torch; `stream` is torch.cuda.Stream.cuda_stream ---
+# --- CUDA kernels (csrc/bindings/cuda*.cpp): GPU tensors of torch; `stream` is torch.cuda.Stream.cuda_stream ---
 
 def cuda_available() -> tuple[bool, str]:
     """(True, "") where the CUDA kernels can run, else (False, reason)."""
@@ -83,6 +83,23 @@ def cuda_architectures() -> str:
 
 def launch_rotary_qk_norm(rows: int, head_dim: int, bytes: int, aligned: bool) -> dict[str, int]: ...
 def launch_linear_softcap_cross_entropy(rows: int, columns: int, bytes: int, aligned: bool) -> dict[str, int]: ...
+def launch_adamw_step(sizes: list[int]) -> list[dict[str, int]]: ...
+def launch_attention(batch: int, positions: int, heads: int, head_dim: int, backward: bool) -> dict[str, int]: ...
+def attention_tiles(
+    first: int, rows: int, columns: int, positions: int, window: int, of_keys: bool
+) -> tuple[int, int]: ...
+def attention_needs_no_mask(query: int, queries: int, key: int, keys: int, window: int) -> bool: ...
+def launch_attention_paged(
+    rows: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    tokens: int,
+    bytes: int,
+    aligned: bool,
+    multiprocessors: int,
+) -> dict[str, int]: ...
+def launch_muon_step(count: int, rows: int, columns: int, symmetric: bool) -> dict[str, int]: ...
 
 # the rest only where built with CUDA
 
@@ -107,4 +124,48 @@ def cuda_rotary_qk_norm_backward(
 ) -> None: ...
 def cuda_linear_softcap_cross_entropy(
     products: Any, targets: Any, token_scale: Any | None, losses: Any, softcap: float, ignore_index: int, stream: int
+) -> None: ...
+def cuda_adamw_step(
+    params: list[Any],
+    grads: list[Any],
+    exp_avgs: list[Any],
+    exp_avg_sqs: list[Any],
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    stream: int,
+) -> None: ...
+def cuda_attention_forward(q: Any, k: Any, v: Any, window: int, out: Any, lse: Any, stream: int) -> None: ...
+def cuda_attention_backward(
+    dout: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    window: int,
+    delta: Any,
+    dq: Any,
+    dk: Any,
+    dv: Any,
+    stream: int,
+) -> None: ...
+def cuda_attention_paged(
+    q: Any,
+    k_pages: Any,
+    v_pages: Any,
+    tables: Any,
+    starts: Any,
+    lengths: Any,
+    partials: Any,
+    out: Any,
+    splits: int,
+    window: int,
+    stream: int,
+) -> None: ...
+def cuda_muon_iterate(
+    x: Any, next: Any, gram: Any, polynomial: Any, coefficients: list[tuple[float, float, float]], stream: int
 ) -> None: ...
