@@ -2,106 +2,26 @@
 
     pynanochat bench gpu [--output FOLDER] [--minutes 10]
 
-Run it from a checkout. It runs `pytest -m gpu`, measures what the card's matrix products and memory reach, benchmarks
-every op whose tests passed against eager torch and torch.compile, then whole steps of training and decoding, lets
-compute-sanitizer watch the CUDA ops where it is installed and time is left, and writes bench/results/DEVICE.json. From
-then on the backends listed there as `verified` are the default on this architecture (pynanochat/ops/backends.py). An op
-and a backend are verified where tests of them ran and every one of them passed.
+Run it from a checkout. It runs the tests marked gpu, measures what the card's matrix products and memory reach,
+benchmarks every op whose tests passed against eager torch and torch.compile, then whole steps of training and decoding,
+lets compute-sanitizer watch the CUDA ops where it is installed and time is left, and writes bench/results/DEVICE.json.
+From then on the backends listed there as `verified` are the default on this architecture (pynanochat/ops/backends.py).
+An op and a backend are verified where tests of them ran and every one of them passed.
 """
 
 import argparse
 import datetime
 import json
-import os
 import re
 import subprocess
-import sys
-import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
+from pynanochat.bench import gpu_tests
 from pynanochat.errors import BackendError, UsageError
 
 TEST_SHARE = 0.6  # of the time, for the tests
 OPS_SHARE = 0.75  # by then the ops are measured; whole steps and the memory check get the rest
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one test: op and backend are None where the test names none or never began."""
-
-    test: str
-    op: str | None
-    backend: str | None
-    result: str  # passed, failed or skipped
-
-
-def read_outcomes(report: Path) -> list[Outcome]:
-    """The outcomes in a JUnit file of pytest, whose tests record the properties op and backend. [] without a file."""
-    try:
-        root = ElementTree.parse(report).getroot()
-    except (FileNotFoundError, ElementTree.ParseError):
-        return []
-    outcomes = []
-    for case in root.iter("testcase"):
-        said = {p.get("name"): p.get("value") for p in case.iter("property")}
-        bad = case.find("failure") is not None or case.find("error") is not None
-        result = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
-        name = f"{case.get('classname')}::{case.get('name')}"
-        outcomes.append(Outcome(name, said.get("op"), said.get("backend"), result))
-    return outcomes
-
-
-def verified_pairs(outcomes: list[Outcome], finished: bool) -> list[dict]:
-    """[{op, backend, tests}] of what ran and passed whole.
-
-    Nothing is where pytest did not finish, or where a failure names no op: it might belong to any.
-    """
-    if not finished or any(o.result == "failed" and o.op is None for o in outcomes):
-        return []
-    pairs = sorted({(o.op, o.backend) for o in outcomes if o.op and o.backend})
-    verified = []
-    for op, backend in pairs:
-        results = [o.result for o in outcomes if (o.op, o.backend) == (op, backend)]
-        if set(results) == {"passed"}:
-            verified.append({"op": op, "backend": backend, "tests": len(results)})
-    return verified
-
-
-def test_summary(outcomes: list[Outcome], finished: bool) -> dict:
-    """Counts, and the names of the tests that failed."""
-    counts = Counter(o.result for o in outcomes)
-    return {
-        "finished": finished,
-        **{result: counts[result] for result in ("passed", "failed", "skipped")},
-        "failures": [o.test for o in outcomes if o.result == "failed"],
-    }
-
-
-def run_tests(checkout: Path, seconds: float) -> tuple[list[Outcome], bool]:
-    """`pytest -m gpu` in a process of its own: its outcomes, and whether it came to its end."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-m",
-            "gpu",
-            "-p",
-            "no:cacheprovider",
-            f"--junitxml={report}",
-            "tests",
-        ]
-        environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "PYNANOCHAT_BACKEND")}
-        try:
-            code = subprocess.run(command, cwd=checkout, env=environment, timeout=seconds).returncode
-        except subprocess.TimeoutExpired:
-            code = None
-        return read_outcomes(report), code in (0, 1)  # 0 all passed, 1 some failed; else it broke off
 
 
 def find_checkout() -> Path:
@@ -201,10 +121,10 @@ def main(argv: list[str]) -> None:
         raise BackendError(f"bench gpu: no GPU to check here ({reason}); run it on a machine with an NVIDIA GPU")
     checkout = find_checkout()
     seconds = options.minutes * 60
-    outcomes, finished = run_tests(checkout, seconds * TEST_SHARE)
+    runs = gpu_tests.run_tests(checkout, seconds * TEST_SHARE)
     result = about_device(checkout)
-    result["verified"] = verified_pairs(outcomes, finished)
-    result["tests"] = test_summary(outcomes, finished)
+    result["verified"] = gpu_tests.verified_pairs(runs)
+    result["tests"] = gpu_tests.summary(runs)
     folder = options.output or checkout / "bench" / "results"
     write_results(folder, result)  # what the tests found stays, should a benchmark break
 
@@ -221,5 +141,8 @@ def main(argv: list[str]) -> None:
     print(f"memory check of the CUDA ops: {result['memcheck']}")
     passed = ", ".join(f"{v['op']} ({v['backend']})" for v in result["verified"]) or "nothing"
     print(f"verified on {result['architecture']}: {passed}\nwritten to {path}")
-    if result["tests"]["failed"] or not finished:
-        raise BackendError(f"bench gpu: {result['tests']['failed']} tests failed; see tests.failures in {path}")
+    failed, unfinished = result["tests"]["failed"], result["tests"]["unfinished"]
+    if failed or unfinished:
+        raise BackendError(
+            f"bench gpu: {failed} tests failed and {len(unfinished)} files did not finish; see tests in {path}"
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pynanochat.bench import gpu
+from pynanochat.bench import gpu, gpu_tests
 from pynanochat.errors import BackendError, UsageError
 from pynanochat.ops import backends
 
@@ -52,25 +52,43 @@ def checkout(folder: Path, tests: str) -> Path:
 
 
 def test_only_what_passed_whole_is_verified(tmp_path):
-    outcomes, finished = gpu.run_tests(checkout(tmp_path, TESTS), 120)
-    assert finished and len(outcomes) == 5
-    assert gpu.verified_pairs(outcomes, finished) == [{"op": "rms_norm", "backend": "triton", "tests": 2}]
-    summary = gpu.test_summary(outcomes, finished)
-    assert (summary["passed"], summary["failed"], summary["skipped"]) == (3, 1, 1)
+    (run,) = gpu_tests.run_tests(checkout(tmp_path, TESTS), 120)
+    assert run.finished and run.op == "rms_norm" and len(run.outcomes) == 5
+    assert gpu_tests.verified_pairs([run]) == [{"op": "rms_norm", "backend": "triton", "tests": 2}]
+    summary = gpu_tests.summary([run])
+    assert (summary["passed"], summary["failed"], summary["skipped"]) == (3, 1, 1) and not summary["unfinished"]
     assert [name.split("::")[1] for name in summary["failures"]] == ["test_first[cuda]"]
 
 
 def test_a_failure_that_names_no_op_verifies_nothing(tmp_path):
-    outcomes, finished = gpu.run_tests(checkout(tmp_path, TESTS + UNNAMED), 120)
-    assert finished and gpu.verified_pairs(outcomes, finished) == []
+    (run,) = gpu_tests.run_tests(checkout(tmp_path, TESTS + UNNAMED), 120)
+    assert run.finished and gpu_tests.verified_pairs([run]) == []
 
 
 @pytest.mark.parametrize(
-    ("breaks", "seconds"), [("import os; os._exit(7)", 120), ("syntax error", 120), ("import time; time.sleep(60)", 2)]
+    ("breaks", "seconds"), [("import os; os._exit(7)", 120), ("syntax error", 120), ("import time; time.sleep(90)", 25)]
 )
-def test_a_run_that_breaks_off_verifies_nothing(tmp_path, breaks, seconds):
-    outcomes, finished = gpu.run_tests(checkout(tmp_path, TESTS + breaks + "\n"), seconds)
-    assert not finished and gpu.verified_pairs(outcomes, finished) == []
+def test_a_file_that_breaks_off_takes_its_own_op_away(tmp_path, capsys, breaks, seconds):
+    folder = checkout(tmp_path, TESTS)
+    other = TESTS.replace('"rms_norm"', '"smear"')
+    (folder / "tests" / "test_smear.py").write_text(other)
+    (folder / "tests" / "test_rms_norm_cuda.py").write_text(TESTS + "\n" + breaks + "\n")
+    (folder / "tests" / "test_plain.py").write_text("def test_of_no_gpu():\n    assert False\n")
+    runs = gpu_tests.run_tests(folder, seconds)
+    assert sorted((run.path.stem, run.finished) for run in runs) == [
+        ("test_rms_norm", True),
+        ("test_rms_norm_cuda", False),
+        ("test_smear", True),
+    ]
+    assert gpu_tests.verified_pairs(runs) == [{"op": "smear", "backend": "triton", "tests": 2}]
+    assert gpu_tests.summary(runs)["unfinished"] == ["test_rms_norm_cuda.py"]
+    assert "test_rms_norm_cuda.py: not finished" in capsys.readouterr().out
+
+
+def test_every_file_with_gpu_tests_is_found():
+    names = {path.name for path in gpu_tests.test_files(gpu.find_checkout())}
+    assert {"test_attention.py", "test_muon_step_cuda.py", "test_rms_norm.py", "test_graphs.py"} <= names
+    assert not names & {"test_compiles.py", "test_on_cpu.py", "test_gpt.py"}
 
 
 def test_results_file(tmp_path, monkeypatch):
