@@ -65,13 +65,14 @@ def read_outcomes(report: Path) -> list[Outcome]:
 def verified_pairs(runs: list[FileRun]) -> list[dict]:
     """[{op, backend, tests}] of what ran and passed whole.
 
-    Nothing of an op is where one of its files did not finish, and nothing at all where a failure names no op: it might
-    belong to any.
+    Nothing of an op is where one of its files did not finish, and nothing at all where a failure names no op and stands
+    in no op's file: it might belong to any.
     """
     outcomes = [o for run in runs if run.finished for o in run.outcomes]
-    if any(o.result == "failed" and o.op is None for o in outcomes):
+    unnamed = [run for run in runs if run.finished and any(o.result == "failed" and not o.op for o in run.outcomes)]
+    if any(run.path.parent.name not in ("kernels", "ops") for run in unnamed):
         return []
-    broken = {run.op for run in runs if not run.finished}
+    broken = {run.op for run in runs if not run.finished} | {run.op for run in unnamed}
     pairs = sorted({(o.op, o.backend) for o in outcomes if o.op and o.backend and o.op not in broken})
     verified = []
     for op, backend in pairs:

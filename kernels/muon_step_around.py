@@ -22,14 +22,16 @@ LINES, ALONG = 64, 32  # of one that sums along columns
 
 
 @functools.lru_cache(maxsize=256)
-def _table(addresses, device):
-    return torch.tensor(addresses, dtype=torch.int64, device=device)
+def _table(addresses, device, stream):
+    return torch.tensor(addresses, dtype=torch.int64).to(device, non_blocking=True)  # waits for nothing on the GPU
 
 
 def _addresses(matrices):
     """The table of the matrices' addresses, and whether all are multiples of 16 bytes."""
     addresses = tuple(m.data_ptr() for m in matrices)
-    return _table(addresses, matrices[0].device), all(a % 16 == 0 for a in addresses)
+    device = matrices[0].device
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _table(addresses, device, stream), all(a % 16 == 0 for a in addresses)
 
 
 @triton.jit

@@ -86,6 +86,7 @@ template <int n> struct Turn {  // whose turn it is in a ring
 };
 
 __device__ __forceinline__ void release(Barrier& empty) {
+    meet_warp();  // lane 0 arrives for all: their reads come first
     if (threadIdx.x % 32 == 0) barrier_arrive(empty);
 }
 

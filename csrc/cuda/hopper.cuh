@@ -109,6 +109,8 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
 
 // --- wgmma: 64 x N += (64 x 16) · (16 x N), fp32 accumulators; started by all threads of a warpgroup, done after a wait ---
 
+__device__ __forceinline__ void meet_warp() { __syncwarp(); }
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 

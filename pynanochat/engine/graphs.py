@@ -16,8 +16,6 @@ What a graph runs must ask the GPU for nothing and have shapes that do not depen
 watches that, with a stand-in for CudaGraph; it has not run on a GPU yet.
 """
 
-from typing import ClassVar
-
 import torch
 
 from pynanochat.engine.paged_cache import Layout, Pass
@@ -28,19 +26,18 @@ WARM = 12  # eager steps of a size before it is captured, which takes about as l
 
 
 class CudaGraph:
-    """torch.cuda.CUDAGraph of a function without arguments. All of a device share one pool of memory: none runs while
-    another does, and what one gives is used up before the next runs."""
+    """torch.cuda.CUDAGraph of a function without arguments. It shares the memory of `beside`, a graph that is captured:
+    neither runs while the other does, and what one gives is used up before the other runs."""
 
-    _pools: ClassVar[dict] = {}
-
-    def __init__(self, device):
+    def __init__(self, device, beside=None):
         self._device, self._graph = device, torch.cuda.CUDAGraph()
+        self._pool = beside._graph.pool() if beside else None
 
     def capture(self, function):
-        """Record what `function` launches; its result, which every replay fills anew."""
-        if self._device not in self._pools:
-            self._pools[self._device] = torch.cuda.graph_pool_handle()
-        with torch.cuda.device(self._device), torch.cuda.graph(self._graph, pool=self._pools[self._device]):
+        """Record what `function` launches; its result, which every replay fills anew. Other threads may go on using
+        the GPU, as one does that loads another model."""
+        record = torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local")
+        with torch.cuda.device(self._device), record:
             return function()
 
     def replay(self) -> None:
@@ -64,6 +61,7 @@ class DecodeGraphs:
         self.sizes = ladder(most_rows)
         self.columns = -(-model.config.sequence_len // cache.page)
         self._steps: dict[int, _Step] = {}
+        self._first = None  # the first graph, whose memory the others share
         self._uses = dict.fromkeys(self.sizes, 0)
 
     def takes(self, layout: Layout) -> bool:
@@ -79,8 +77,10 @@ class DecodeGraphs:
         """The logits (R, V) of the layout's rows."""
         size = self._size(len(layout.lengths))
         if size not in self._steps:
-            self._steps[size] = _Step(self.model, self.cache, size, self.columns, self.cache.take_all_room())
-            self._steps[size].capture(layout, self._graph(self.cache.device))
+            step = _Step(self.model, self.cache, size, self.columns, self.cache.take_all_room())
+            graph = self._graph(self.cache.device, self._first)
+            step.capture(layout, graph)
+            self._steps[size], self._first = step, self._first or graph
         return self._steps[size].run(layout)
 
     def _size(self, rows):

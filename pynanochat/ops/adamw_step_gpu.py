@@ -37,6 +37,7 @@ def step_triton(params, grads, exp_avgs, exp_avg_sqs, **settings):
 
 
 def step_cuda(params, grads, exp_avgs, exp_avg_sqs, *, step, lr, beta1, beta2, eps, weight_decay):
+    """One launch for up to 80 tensors. The rates are arguments: a CUDA graph of it would repeat one step."""
     with cuda_stream("adamw_step", params[0]) as stream:
         rates = (step, lr, beta1, beta2, eps, weight_decay)
         _C.cuda_adamw_step(params, grads, exp_avgs, exp_avg_sqs, *rates, stream)

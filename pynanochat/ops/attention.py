@@ -79,6 +79,7 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:3], *output)
     ctx.window = inputs[3]
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
 _op = define(

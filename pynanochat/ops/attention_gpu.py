@@ -23,6 +23,8 @@ def _vectors(x):
 
 
 def forward_cuda(q, k, v, window):
+    if q.numel() == 0:
+        return q.new_empty(q.shape), q.new_empty((q.size(0), q.size(2), q.size(1)), dtype=torch.float32)
     q, k, v = _vectors(q), _vectors(k), _vectors(v)
     out = q.new_empty(q.shape)
     lse = q.new_empty((q.size(0), q.size(2), q.size(1)), dtype=torch.float32)
@@ -32,6 +34,8 @@ def forward_cuda(q, k, v, window):
 
 
 def backward_cuda(dout, q, k, v, out, lse, window):
+    if q.numel() == 0:
+        return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
     dout, q, k, v, out = (_vectors(x) for x in (dout, q, k, v, out))
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
     delta = torch.empty_like(lse)

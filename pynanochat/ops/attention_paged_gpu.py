@@ -75,7 +75,8 @@ def step_cuda(q, k_pages, v_pages, tables, starts, lengths, window):
     splits = _C.launch_attention_paged(*shape, multiprocessors(q.device))["splits"]
     q = q if q.stride(-1) == 1 else q.contiguous()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    partials = torch.empty(rows * heads * splits * (size + 2) if splits > 1 else 0, device=q.device)
+    count = rows * heads * splits * (size + 2) if splits > 1 else 0
+    partials = torch.empty(count, dtype=torch.float32, device=q.device)
     with cuda_stream("attention_paged", q) as stream:
         _C.cuda_attention_paged(q, k_pages, v_pages, tables, starts, lengths, partials, out, splits, window, stream)
     return out

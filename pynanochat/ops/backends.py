@@ -96,12 +96,14 @@ def architecture(device_index: int) -> str:
     return f"sm_{major}{minor}"
 
 
+@torch.compiler.assume_constant_result  # else torch.compile would trace the reading of files, and break the graph
+def _passed(op: str, backend: str, device_index: int) -> bool:
+    return (op, backend) in verified(architecture(device_index)) and not missing(backend)
+
+
 def usable(op: str, backend: str, tensor) -> bool:
     """Whether `backend` of `op` is verified on the tensor's GPU and can run here."""
-    device = tensor.device
-    if device.type != "cuda" or (op, backend) not in verified(architecture(device.index or 0)):
-        return False
-    return not missing(backend)
+    return tensor.device.type == "cuda" and _passed(op, backend, tensor.device.index or 0)
 
 
 def takes(implementation, tensor) -> bool:

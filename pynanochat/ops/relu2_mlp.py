@@ -58,6 +58,7 @@ def _setup_context(ctx, inputs, output):
     x, w_fc, w_proj = inputs
     ctx.save_for_backward(x, output[1], w_fc, w_proj)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # of h's gradient, as large as h
 
 
 _op = define(

@@ -62,6 +62,7 @@ def ptxas_figures(source: Path, architecture: str, folder: Path) -> list[tuple[i
     command = [NVCC, "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", f"-arch={architecture}", "-cubin"]
     command += ["-Werror", "all-warnings", str(source), "-o", str(folder / "kernel.cubin")]
     log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "serialized" not in log, "ptxas makes wgmma wait for each other"
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     registers = re.findall(r"Used (\d+) registers", log)
     assert len(frames) == len(registers) == log.count("Compiling entry function")

@@ -34,8 +34,8 @@ class FakeGraph:
 
     made: list = []  # noqa: RUF012
 
-    def __init__(self, device="cpu"):
-        self.replays = 0
+    def __init__(self, device="cpu", beside=None):
+        self.replays, self.beside = 0, beside
         FakeGraph.made.append(self)
 
     def capture(self, function):
@@ -107,6 +107,8 @@ def test_a_replay_equals_the_eager_pass_bit_for_bit_at_mixed_sizes(arch, dtype):
             for _, written, _ in runs:
                 written[i].append(token)
     assert len(FakeGraph.made) == 4 and sum(graph.replays for graph in FakeGraph.made) == 8
+    first, *others = FakeGraph.made
+    assert first.beside is None and all(graph.beside is first for graph in others), "they share memory"
     replayed.check_integrity()
 
 
@@ -228,13 +230,16 @@ def test_on_a_gpu_where_they_are_verified_with_an_attention_that_reads_what_is_t
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("again", [1, 2])  # the memory of graphs that are gone must not be asked for
+@pytest.mark.parametrize("backend", ["reference", "triton", "cuda"])
 @torch.inference_mode()
-def test_a_cuda_graph_equals_the_eager_pass(record_property):
-    """With CudaGraph itself, on the ops that are the default there."""
+def test_a_cuda_graph_equals_the_eager_pass(record_property, monkeypatch, backend, again):
+    """With CudaGraph itself."""
+    if not torch.cuda.is_available() or graphs_module.backends.missing(backend):
+        pytest.skip(graphs_module.backends.missing(backend) or "no GPU here")
     record_property("op", NAME)
     record_property("backend", "cuda")
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here")
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     model = small_model().to("cuda")
     texts, device = prompts(4), torch.device("cuda", torch.cuda.current_device())
     caches = [

@@ -4,8 +4,10 @@ Plain `pytest`: test_on_cpu.py starts them in processes of their own, with TRITO
 EMULATED_CUDA=PATH the CUDA kernels, on CPU tensors. `pytest -m gpu` on a machine with a GPU: both backends there.
 """
 
+import fcntl
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,18 @@ def _say_what_ran(request, record_property):
     if "backend" in request.fixturenames:
         record_property("op", request.module.OP)
         record_property("backend", request.getfixturevalue("backend"))
+
+
+@pytest.fixture(autouse=True)
+def _alone_on_the_card(request):
+    """Tests of very large tensors, which run in several processes, take the card's memory one after the other."""
+    if "32_bits" not in request.node.name or not torch.cuda.is_available():
+        yield
+        return
+    with open(Path(tempfile.gettempdir()) / "pynanochat-gpu.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        torch.cuda.empty_cache()
 
 
 @pytest.fixture

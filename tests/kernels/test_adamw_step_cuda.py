@@ -97,7 +97,7 @@ def test_public_op(backend, device, no_worse, monkeypatch):
 @pytest.mark.gpu
 def test_more_elements_than_32_bits_count(backend):
     """The last of more than 2^31 elements, or of as many as the card holds, beside a tensor after it."""
-    size = min(2**31 + 5, torch.cuda.mem_get_info()[0] // 20)
+    size = min(2**31 + 5, torch.cuda.mem_get_info()[0] // 40)
     large = [torch.ones(size, device="cuda") for _ in range(4)]
     small = [torch.ones(7, device="cuda") for _ in range(4)]
     lists = [[a, b] for a, b in zip(large, small, strict=True)]

@@ -29,3 +29,17 @@ def test_what_a_backend_does_not_take_goes_to_the_next(gpu):
 def test_a_forced_backend_is_not_asked(gpu, monkeypatch):
     monkeypatch.setenv("PYNANOCHAT_BACKEND", "cuda")
     assert gpu(torch.float32) == "cuda", "its own error names the remedy"
+
+
+def test_torch_compile_takes_the_choice_as_a_constant(monkeypatch):
+    """Tracing it would read files and ask drivers, which breaks the graph at every op."""
+    asked = []
+    monkeypatch.setattr(backends, "architecture", lambda index: asked.append(index) or "sm_80")
+    monkeypatch.setattr(backends, "verified", lambda architecture: open("/dev/null").close() or {("op", "triton")})
+    monkeypatch.setattr(backends, "missing", lambda backend: "")
+
+    def step(x):
+        return x + 1 if backends._passed("op", "triton", 0) else x - 1
+
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(torch.zeros(3)), torch.ones(3)) and asked

@@ -192,6 +192,7 @@ inline void barrier_start(Barrier& barrier, unsigned arrivals) {
     emulator::sm90::hopper().barriers[&barrier] = {static_cast<int>(arrivals), static_cast<int>(arrivals)};
 }
 inline void barriers_started() {}
+inline void meet_warp() { emulator::stop(emulator::Wait::warp); }
 inline void barrier_arrive(Barrier& barrier) {
     emulator::sm90::Arrivals& state = emulator::sm90::arrivals(&barrier);
     --state.missing;
