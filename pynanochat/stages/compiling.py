@@ -18,7 +18,8 @@ def compiled_forward(model, name: str, device, say):
 
 
 class Attempt:
-    """`compiled` until it fails to compile, from then on `model`."""
+    """`compiled` until it fails to compile, from then on `model`. The backward pass compiles only when it is first
+    run: the training loop, which sees that fail, asks `give_up`."""
 
     def __init__(self, model, compiled, say):
         self.model, self._compiled, self._say = model, compiled, say
@@ -31,7 +32,14 @@ class Attempt:
             try:
                 return self._compiled(*inputs, **named)
             except torch._dynamo.exc.TorchDynamoException as error:
-                self._compiled = None
-                reason = " ".join(str(error).split())[:160]
-                self._say(f"torch.compile failed ({reason}): training goes on without it; --compile off leaves it out")
+                self.give_up(error)
         return self.model(*inputs, **named)
+
+    def give_up(self, error) -> bool:
+        """Go on with `model`; False where that was so already."""
+        if self._compiled is None:
+            return False
+        self._compiled = None
+        reason = " ".join(str(error).split())[:160]
+        self._say(f"torch.compile failed ({reason}): training goes on without it; --compile off leaves it out")
+        return True

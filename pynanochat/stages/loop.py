@@ -191,14 +191,22 @@ class TrainingLoop:
 
     def _accumulate(self) -> tuple[torch.Tensor, int]:
         """Gradients of the mean loss over this rank's micro-batches, divided by those of all ranks; the summed loss and
-        the tokens. Where the GPU's memory is too small, the same batches again in smaller pieces."""
+        the tokens. Where the GPU's memory is too small, the same batches again in smaller pieces, and where the
+        backward pass does not compile, uncompiled."""
         batches: list = []
         while True:
-            with casts_kept(), contextlib.suppress(torch.cuda.OutOfMemoryError):  # which lets go of its tensors
-                return self._gradients(batches)
+            compiles = True
+            try:
+                with casts_kept(), contextlib.suppress(torch.cuda.OutOfMemoryError):  # which lets go of its tensors
+                    return self._gradients(batches)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                compiles = False
+                if not (hasattr(self.forward, "give_up") and self.forward.give_up(error)):
+                    raise
             self.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            self._split(batches[-1])
+            if compiles:
+                torch.cuda.empty_cache()
+                self._split(batches[-1])
 
     def _gradients(self, batches: list) -> tuple[torch.Tensor, int]:
         """Add up the gradients of `batches`, one from each stream, which are drawn here where they are not there."""

@@ -92,3 +92,20 @@ def test_memory_that_runs_out_is_no_failure_to_compile():
     with pytest.raises(torch.cuda.OutOfMemoryError):
         forward([1, 2])
     assert forward([1]) == [1]
+
+
+def test_a_backward_pass_that_does_not_compile_is_given_up_once(backend):
+    """It compiles only when it is first run, outside of the call."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    def refuse(graph, inputs):  # as torch's own compiler does
+        raise torch._dynamo.exc.BackendCompilerFailed(refuse, OSError("no memory for such a kernel"), None)
+
+    backend(aot_autograd(fw_compiler=lambda graph, inputs: graph.forward, bw_compiler=refuse))
+    said, model = [], Doubler()
+    forward = compiled_forward(model, "auto", GPU, said.append)
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException) as error:
+        forward(torch.tensor(3.0)).backward()
+    assert forward.give_up(error.value) and not forward.give_up(error.value)
+    forward(torch.tensor(3.0)).backward()
+    assert model.weight.grad.item() == 3 and len(said) == 1

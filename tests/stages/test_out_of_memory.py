@@ -132,3 +132,39 @@ def test_pieces_of_masked_conversations_weigh_by_their_targets(tmp_path, unknown
     whole = conversation_loss(model, batch)
     summed = sum(share * conversation_loss(model, part) for part, share in parts)
     torch.testing.assert_close(summed, whole)
+
+
+class Uncompilable(SmallCard):
+    """Its backward pass does not compile until it is given up."""
+
+    def __call__(self, ids, targets, **how):
+        loss = self.model(ids, targets, **how)
+        return loss if self.rows else DoesNotCompile.apply(loss)
+
+    def give_up(self, error):
+        self.failures += 1
+        given_up, self.rows = not self.rows, 1
+        return given_up
+
+
+class DoesNotCompile(Exploding):
+    @staticmethod
+    def backward(ctx, gradient):
+        raise torch._dynamo.exc.BackendCompilerFailed(DoesNotCompile, OSError("no compiler"), None)
+
+
+def test_a_backward_pass_that_does_not_compile_costs_no_batch(tmp_path, monkeypatch):
+    loop_of(tmp_path / "whole", monkeypatch, 0)[0].run()
+    loop, _ = loop_of(tmp_path / "given up", monkeypatch, 0)
+    loop.forward = Uncompilable(loop.model, 0)
+    loop.run()
+    assert loop.forward.failures == loop.pieces == 1
+    assert losses(tmp_path / "given up") == losses(tmp_path / "whole")
+
+
+def test_a_step_that_must_be_compiled_ends_where_it_cannot_be(tmp_path, monkeypatch):
+    loop, _ = loop_of(tmp_path, monkeypatch, 0)
+    loop.forward = Uncompilable(loop.model, 0)
+    loop.forward.give_up = lambda error: False
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="no compiler"):
+        loop.run()
