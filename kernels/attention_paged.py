@@ -59,7 +59,7 @@ def _walk(
     return top, total, mean
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["columns", "tiles", "window"])  # they change while a sequence grows
 def attend_kernel(
     q, k, v, tables, starts, lengths, out, partial, lse, columns, tiles, groups, window, scale,
     q0, q1, q2, k0, k1, k2, k3, v0, v1, v2, v3,
@@ -133,7 +133,7 @@ def attend_kernel(
         tl.store(out + place[:, None] * D + channel[None, :], mean.to(out.dtype.element_ty), wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def combine_kernel(
     partial, lse, out, splits, D: tl.constexpr, DIM: tl.constexpr, SPLITS: tl.constexpr, UNSEEN: tl.constexpr
 ):  # fmt: skip

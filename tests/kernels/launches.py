@@ -23,8 +23,11 @@ class Launch:
     options: dict
 
 
-def specialised(value) -> tuple[str, bool]:
-    """(type, whether it is a multiple of 16) of an argument, as a launch sees them; 1 and None are constants."""
+def specialised(value, any_value: bool) -> tuple[str, bool]:
+    """(type, whether it is a multiple of 16) of an argument, as a launch sees them; 1 and None are constants. Of
+    `any_value` only the type is seen."""
+    if any_value and type(value) is int:
+        return "i32" if -(2**31) <= value < 2**31 else "i64", False
     if value is None or (type(value) is int and value == 1):
         return "constexpr", False
     if isinstance(value, torch.Tensor):
@@ -40,7 +43,8 @@ def as_launch(kernel, arguments, options) -> Launch:
     given = dict(zip(kernel.arg_names, arguments, strict=False))
     given |= {name: options.pop(name) for name in kernel.arg_names if name in options}
     fixed = {p.name for p in kernel.params if p.is_constexpr}
-    kinds = {n: ("constexpr", False) if n in fixed else specialised(v) for n, v in given.items()}
+    any_value = {p.name for p in kernel.params if p.do_not_specialize}
+    kinds = {n: ("constexpr", False) if n in fixed else specialised(v, n in any_value) for n, v in given.items()}
     return Launch(
         kernel,
         {name: kinds[name][0] for name in kernel.arg_names},
