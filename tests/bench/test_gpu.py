@@ -99,6 +99,17 @@ def test_results_file(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["verified"] == [] and len(list(path.parent.iterdir())) == 1
 
 
+def test_a_result_also_goes_where_the_installation_looks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "site-packages" / "bench" / "gpu.py"))
+    result = {"device": "x", "architecture": "sm_90", "verified": []}
+    path = gpu.publish(tmp_path / "checkout", result)
+    assert path == tmp_path / "checkout" / "x.json"
+    assert json.loads((tmp_path / "site-packages/bench/results/x.json").read_text()) == result
+    monkeypatch.setattr(gpu, "__file__", "/proc/bench/gpu.py")
+    gpu.publish(tmp_path / "checkout", result)
+    assert "install again from the checkout" in capsys.readouterr().out
+
+
 def test_backends_read_it(tmp_path, monkeypatch):
     gpu.write_results(
         tmp_path / "results", {"device": "x", "architecture": "sm_90", "verified": [{"op": "a", "backend": "cuda"}]}
