@@ -110,7 +110,8 @@ def test_matrices_move_as_if_alone(recipe):
         second = torch.zeros((1, rows, 1) if rows >= cols else (1, 1, cols))
         settings = {"lr": 0.02, "momentum": SCHEDULES[recipe]["pretrain"].at(0, 1).momentum, "weight_decay": 0.1}
         muon_step([alone[name]], [param.grad], torch.zeros(1, rows, cols), second, recipe=recipe, **settings)
-        assert torch.equal(alone[name], param.detach()), name
+        # a product of one matrix may round otherwise than that of a stack
+        torch.testing.assert_close(alone[name], param.detach(), rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
