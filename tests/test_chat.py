@@ -67,7 +67,8 @@ class Engine:
         while not signal.getsignal(signal.SIGINT).__self__.pressed:
             time.sleep(0.01)
         print("noticed", flush=True)
-        time.sleep(600)
+        for _ in range(60_000):  # not one long sleep: a signal just before it would be heard only after it
+            time.sleep(0.01)
     def events(self, pairs):
         for kind, text in pairs:
             yield Event(kind, text, kind == "tool_output", 17 * (kind == "end"))
