@@ -12,8 +12,8 @@ import types
 import torch
 import torch.nn.functional as F
 
-from pynanochat.ops import rms_norm_gpu
 from pynanochat.ops.backends import choose, implement, pick
+from pynanochat.ops.gpu import triton_twin
 from pynanochat.ops.register import define, differentiate
 
 # --- reference: plain torch, differentiable by itself ---
@@ -31,7 +31,7 @@ def backward_reference(dy, x, eps):
 
 
 implement("rms_norm", "reference", types.SimpleNamespace(forward=rms_norm_reference, backward=backward_reference))
-implement("rms_norm", "triton", rms_norm_gpu.triton)
+implement("rms_norm", "triton", triton_twin("rms_norm", "forward", "backward"))
 
 
 # --- registration ---

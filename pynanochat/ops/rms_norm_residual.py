@@ -11,8 +11,8 @@ import types
 
 import torch
 
-from pynanochat.ops import rms_norm_residual_gpu
 from pynanochat.ops.backends import choose, implement, pick
+from pynanochat.ops.gpu import triton_twin
 from pynanochat.ops.register import define, differentiate
 from pynanochat.ops.rms_norm import backward_reference as norm_backward_reference
 from pynanochat.ops.rms_norm import rms_norm_reference
@@ -34,7 +34,7 @@ implement(
     "reference",
     types.SimpleNamespace(forward=rms_norm_residual_reference, backward=backward_reference),
 )
-implement("rms_norm_residual", "triton", rms_norm_residual_gpu.triton)
+implement("rms_norm_residual", "triton", triton_twin("rms_norm_residual", "forward", "backward"))
 
 
 # --- registration ---

@@ -11,8 +11,8 @@ that falls on a boundary to 15 digits can tell.
 
 import torch
 
-from pynanochat.ops import sample_tokens_gpu
 from pynanochat.ops.backends import implement, pick
+from pynanochat.ops.gpu import triton_twin
 from pynanochat.ops.register import define
 
 # --- reference ---
@@ -47,7 +47,7 @@ def _draw(weights, number):
 
 
 implement("sample_tokens", "reference", sample_tokens_reference)
-implement("sample_tokens", "triton", sample_tokens_gpu.triton)
+implement("sample_tokens", "triton", triton_twin("sample_tokens", "forward").forward)
 
 
 # --- registration ---

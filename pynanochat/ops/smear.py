@@ -13,8 +13,8 @@ import types
 import torch
 import torch.nn.functional as F
 
-from pynanochat.ops import smear_gpu
 from pynanochat.ops.backends import choose, implement, pick
+from pynanochat.ops.gpu import triton_twin
 from pynanochat.ops.linear import linear_reference
 from pynanochat.ops.register import define, differentiate
 
@@ -46,7 +46,7 @@ def backward_reference(dy, x, weight, scale, previous):
 
 
 implement("smear", "reference", types.SimpleNamespace(forward=smear_reference, backward=backward_reference))
-implement("smear", "triton", smear_gpu.triton)
+implement("smear", "triton", triton_twin("smear", "forward", "backward"))
 
 
 # --- registration ---

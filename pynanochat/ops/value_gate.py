@@ -13,8 +13,8 @@ import types
 import torch
 import torch.nn.functional as F
 
-from pynanochat.ops import value_gate_gpu
 from pynanochat.ops.backends import choose, implement, pick
+from pynanochat.ops.gpu import triton_twin
 from pynanochat.ops.linear import linear_reference
 from pynanochat.ops.register import define, differentiate
 
@@ -43,7 +43,7 @@ def backward_reference(dout, x, ids, table, gate_weight, wants_table=True):
 
 
 implement("value_gate", "reference", types.SimpleNamespace(forward=value_gate_reference, backward=backward_reference))
-implement("value_gate", "triton", value_gate_gpu.triton)
+implement("value_gate", "triton", triton_twin("value_gate", "forward", "backward"))
 
 
 # --- registration ---

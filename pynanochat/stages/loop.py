@@ -22,7 +22,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -31,6 +30,7 @@ from pynanochat.errors import CheckpointError, Interrupted, TrainingError
 from pynanochat.model import lora
 from pynanochat.ops.casts import casts_kept
 from pynanochat.runtime import Ranks
+from pynanochat.stages.pieces import pieces_of, tokens_of
 from pynanochat.stages.progress import Display, duration
 
 
@@ -432,23 +432,6 @@ def next_token_loss(forward, rows) -> torch.Tensor:
     device = next(forward.parameters()).device
     rows = torch.from_numpy(rows).to(device, torch.int64, non_blocking=True)
     return forward(rows[:, :-1], rows[:, 1:])
-
-
-def tokens_of(batch) -> int:
-    """What a batch counts for: its own `tokens`, or of rows (B, T+1) the B·T that are predicted."""
-    return batch.tokens if hasattr(batch, "tokens") else batch.size - len(batch)
-
-
-def pieces_of(batch, count: int) -> list[tuple]:
-    """A batch in at most `count` pieces of its rows, each with its share of the batch's mean loss; what has no `pieces`
-    of its own and is no array stays whole."""
-    if count == 1:
-        return [(batch, 1.0)]
-    if hasattr(batch, "pieces"):
-        return batch.pieces(count)
-    if not isinstance(batch, np.ndarray):
-        return [(batch, 1.0)]
-    return [(part, len(part) / len(batch)) for part in np.array_split(batch, min(count, len(batch)))]
 
 
 def truncate_metrics(path: Path, step: int) -> None:

@@ -22,21 +22,9 @@ VERIFIED = [{"op": op, "backend": ON_CPU.get(op, "cpu")} for op in TINY]
 
 
 @pytest.fixture
-def on_cpu(monkeypatch):
-    """Everything on the CPU: another clock, small sizes, and torch.compile as a plain call.
-
-    The clock times one call however many are asked for: on a busy machine a thread waits its turn in every call.
-    """
-
-    def seconds(function, calls):
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
-
-    monkeypatch.setattr(gpu_timing, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu_timing, "event_seconds", seconds)
+def on_cpu(gpu_on_cpu, monkeypatch):
+    """Small sizes of everything."""
     monkeypatch.setattr(gpu_timing, "free_memory", lambda: 2**40)
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     rate = {"bf16_tflops": 0.1, "copy_gbs": 10.0}
     monkeypatch.setattr(gpu_timing, "roofline", lambda: rate)
     benchmarks = [(op, bench, TINY[op]) for op, bench, _ in gpu_ops.BENCHMARKS if op in TINY]

@@ -16,16 +16,8 @@ SIZE = {"head_dim": 16, "n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32,
 
 
 @pytest.fixture(autouse=True)
-def on_cpu(monkeypatch):
-    def seconds(function, calls):
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
-
-    monkeypatch.setattr(gpu_timing, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu_timing, "event_seconds", seconds)
+def on_cpu(gpu_on_cpu, monkeypatch):
     monkeypatch.setattr(gpu_timing, "free_memory", lambda: 10**9)
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(gpu_steps, "CONFIG", GPTConfig.from_depth(2, **SIZE))
     monkeypatch.setattr(gpu_steps, "CONTEXT", 40)
     monkeypatch.setattr(gpu_steps, "DECODE_ROWS", (1, 3))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pynanochat.ops import rms_norm_gpu
+from pynanochat.ops.backends import implementations
 from pynanochat.ops.rms_norm import backward_reference, rms_norm, rms_norm_reference
 
 OP = "rms_norm"
@@ -33,7 +33,7 @@ def plain(x, dy, dtype, eps):
 
 
 def check(backend, no_worse, x, dy, eps=1e-6):
-    kernel = getattr(rms_norm_gpu, backend)
+    kernel = implementations(OP)[backend]
     before = x.clone(), dy.clone()
     ours = kernel.forward(x, eps), kernel.backward(dy, x, eps)
     theirs, truth = plain(x, dy, x.dtype, eps), plain(x, dy, torch.float64, eps)
@@ -64,12 +64,12 @@ def test_large_tiny_and_zero(backend, device, no_worse):
     check(backend, no_worse, x * 1e-4, dy)
     check(backend, no_worse, x, dy, eps=0.5)
     zero = torch.zeros_like(x)
-    assert torch.equal(getattr(rms_norm_gpu, backend).forward(zero, 1e-6), zero)
+    assert torch.equal(implementations(OP)[backend].forward(zero, 1e-6), zero)
 
 
 def test_no_rows(backend, device):
     x = torch.empty(0, 3, 8, device=device)
-    kernel = getattr(rms_norm_gpu, backend)
+    kernel = implementations(OP)[backend]
     assert kernel.forward(x, 1e-6).shape == kernel.backward(x, x, 1e-6).shape == x.shape
 
 
@@ -112,9 +112,9 @@ def test_more_elements_than_32_bits_count(backend, no_worse):
     x = torch.zeros(rows, 768, dtype=torch.bfloat16, device="cuda")
     last, _ = inputs((3, 768), torch.bfloat16, "cuda")
     x[-3:] = last
-    y = getattr(rms_norm_gpu, backend).forward(x, 1e-6)[-3:]
+    y = implementations(OP)[backend].forward(x, 1e-6)[-3:]
     no_worse("y", y, rms_norm_reference(last, 1e-6), rms_norm_reference(last.double(), 1e-6))
-    dx = getattr(rms_norm_gpu, backend).backward(x, x, 1e-6)[-3:]
+    dx = implementations(OP)[backend].backward(x, x, 1e-6)[-3:]
     truth = backward_reference(last.double(), last.double(), 1e-6)
     no_worse("dx", dx, plain(last, last, torch.bfloat16, 1e-6)[1], truth)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pynanochat.ops import smear_gpu
+from pynanochat.ops.backends import implementations
 from pynanochat.ops.smear import smear, smear_reference
 
 OP = "smear"
@@ -56,7 +56,7 @@ def compare(no_worse, ours, x, weight, scale, previous, dy):
 
 
 def check(backend, no_worse, x, weight, scale, previous, dy):
-    kernel = getattr(smear_gpu, backend)
+    kernel = implementations(OP)[backend]
     given = [t for t in (x, weight, scale, previous, dy) if t is not None]
     before = [t.clone() for t in given]
     gradients = kernel.backward(dy, x, weight, scale, previous)
@@ -91,7 +91,7 @@ def test_strided(backend, device, no_worse, dtype):
 
 def test_no_rows(backend, device):
     x, weight, scale, previous, _ = inputs((2, 3, 16, 4), torch.float32, device)
-    kernel = getattr(smear_gpu, backend)
+    kernel = implementations(OP)[backend]
     assert kernel.forward(x[:0], weight, scale, previous[:0]).shape == (0, 3, 16)
     dx, dweight, dscale, _ = kernel.backward(x[:0], x[:0], weight, scale, None)
     assert dx.shape == (0, 3, 16) and not dweight.any() and not dscale.any()
@@ -100,7 +100,7 @@ def test_no_rows(backend, device):
 def test_decoding_gives_the_sequence_again(backend, device):
     """Token by token with `previous`, as with the whole at once."""
     x, weight, scale, *_ = inputs((2, 5, 64, 24), torch.float32, device)
-    kernel = getattr(smear_gpu, backend)
+    kernel = implementations(OP)[backend]
     whole = kernel.forward(x, weight, scale, None)
     for t in range(1, 5):
         alone = kernel.forward(x[:, t : t + 1], weight, scale, x[:, t - 1])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pynanochat.ops import value_gate_gpu
+from pynanochat.ops.backends import implementations
 from pynanochat.ops.value_gate import value_gate, value_gate_reference
 
 OP = "value_gate"
@@ -58,7 +58,7 @@ def compare(no_worse, ours, v, x, ids, table, gate_weight, dout):
 
 
 def check(backend, no_worse, *given):
-    kernel = getattr(value_gate_gpu, backend)
+    kernel = implementations(OP)[backend]
     before = [t.clone() for t in given]
     *forward, dout = given
     ours = kernel.forward(*forward), dout, *kernel.backward(dout, *forward[1:])
@@ -110,14 +110,14 @@ def test_table_gradient_of_runs(backend, device, no_worse, monkeypatch, runs):
 
 def test_same_bits_twice(backend, device):
     _, *given, dout = inputs((2, 20, 2, 8, 16, 4, 3), torch.float32, device)
-    kernel = getattr(value_gate_gpu, backend)
+    kernel = implementations(OP)[backend]
     assert all(map(torch.equal, kernel.backward(dout, *given), kernel.backward(dout, *given)))
 
 
 def test_ids_outside_the_table_are_nan(backend, device):
     """A GPU cannot raise in time; it must not read or write out of bounds, nor hide the mistake."""
     v, x, ids, table, gate_weight, dout = inputs((1, 6, 1, 4, 8, 3, 5), torch.float32, device)
-    kernel = getattr(value_gate_gpu, backend)
+    kernel = implementations(OP)[backend]
     ids[0, 1], ids[0, 2], ids[0, 5] = 5, -1, -2
     bad = [False, True, True, False, False, True]
     assert kernel.forward(v, x, ids, table, gate_weight).isnan().any((2, 3))[0].tolist() == bad
@@ -132,7 +132,7 @@ def test_a_frozen_table(backend, device, monkeypatch):
     """Adapters train with the table at rest: its gradient is then not made."""
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     v, x, ids, table, gate_weight, dout = inputs((2, 3, 2, 8, 16, 4, 5), torch.float32, device)
-    kernel = getattr(value_gate_gpu, backend)
+    kernel = implementations(OP)[backend]
     assert kernel.backward(dout, x, ids, table, gate_weight, False)[1] is None
     expected, _, _ = kernel.backward(dout, x, ids, table, gate_weight)
     (dx,) = torch.autograd.grad(value_gate(v, x.requires_grad_(), ids, table, gate_weight), x, dout)
@@ -141,7 +141,7 @@ def test_a_frozen_table(backend, device, monkeypatch):
 
 def test_no_tokens(backend, device):
     v, x, ids, table, gate_weight, dout = inputs((2, 3, 2, 8, 16, 4, 5), torch.float32, device)
-    kernel = getattr(value_gate_gpu, backend)
+    kernel = implementations(OP)[backend]
     assert kernel.forward(v[:0], x[:0], ids[:0], table, gate_weight).shape == (0, 3, 2, 8)
     dx, dtable, dgate_weight = kernel.backward(dout[:0], x[:0], ids[:0], table, gate_weight)
     assert dx.shape == (0, 3, 16) and not dtable.any() and not dgate_weight.any()

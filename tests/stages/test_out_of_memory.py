@@ -7,7 +7,7 @@ import torch
 from pynanochat.data.conversations import ConversationBatch
 from pynanochat.errors import TrainingError
 from pynanochat.stages.finetune import conversation_loss
-from pynanochat.stages.loop import pieces_of
+from pynanochat.stages.pieces import pieces_of
 from pynanochat.stages.progress import Display
 from tests.stages.test_loop import CONFIG, Stream, lines_of, losses, make_loop
 
