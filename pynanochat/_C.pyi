@@ -99,6 +99,12 @@ def launch_attention_paged(
     aligned: bool,
     multiprocessors: int,
 ) -> dict[str, int]: ...
+def launch_decode_step(
+    width: int, vocab: int, heads: int, kv_heads: int, head_dim: int, bytes: int, multiprocessors: int
+) -> dict[str, int]: ...
+
+decode_step_layer_words: int
+
 def launch_muon_step(count: int, rows: int, columns: int, symmetric: bool) -> dict[str, int]: ...
 
 # the rest only where built with CUDA
@@ -151,6 +157,16 @@ def cuda_attention_backward(
     dq: Any,
     dk: Any,
     dv: Any,
+    stream: int,
+) -> None: ...
+def cuda_decode_step(
+    layers: Any,
+    tensors: list[Any],
+    sizes: tuple[float, ...],
+    numbers: Any,
+    drawn: Any,
+    workspace: Any,
+    logits: Any,
     stream: int,
 ) -> None: ...
 def cuda_attention_paged(

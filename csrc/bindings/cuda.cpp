@@ -34,6 +34,7 @@ void bind_cuda(py::module_& module) {
     bind_cuda_adamw_step(module);
     bind_cuda_attention(module);
     bind_cuda_attention_paged(module);
+    bind_cuda_decode_step(module);
     bind_cuda_linear_softcap_cross_entropy(module);
     bind_cuda_muon_step(module);
     bind_cuda_rotary_qk_norm(module);

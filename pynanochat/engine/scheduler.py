@@ -19,6 +19,8 @@ import torch
 
 from pynanochat.engine.graphs import DecodeGraphs, pay_off
 from pynanochat.engine.paged_cache import PAGE, PagedCache
+from pynanochat.engine.persistent import PersistentSteps
+from pynanochat.engine.persistent import pay_off as one_launch_pays_off
 from pynanochat.engine.requests import Request, Token
 from pynanochat.engine.sampler import sample
 from pynanochat.engine.scores import places_of, scored, with_logprobs
@@ -62,6 +64,7 @@ class Scheduler:
             model.config, model.compute_dtype, device, self.cache_tokens, page=page, windows=most_rows, burst=chunk
         )
         self.graphs = DecodeGraphs(model, self.cache, most_rows) if pay_off(model) else None
+        self.persistent = PersistentSteps(model, self.cache) if one_launch_pays_off(model) else None
         self._tickets: dict[int, Ticket] = {}
         self._waiting: list[Answer] = []
         self._running: list[Answer] = []
@@ -177,9 +180,11 @@ class Scheduler:
         return made + self._taken([parts[i][0] for i in ready], logits[: len(ready)])
 
     def _logits(self, layout, at):
-        """The logits (len(at), V) of these places of a pass; from a graph where the pass is one token of each row."""
-        if self.graphs is not None and at == list(range(len(layout.lengths))) and self.graphs.takes(layout):
-            return self.graphs.run(layout)
+        """The logits (len(at), V) of these places of a pass; of one token of each row from one launch or a graph."""
+        if at == list(range(len(layout.lengths))):
+            for runner in (self.persistent, self.graphs):
+                if runner is not None and runner.takes(layout):
+                    return runner.run(layout)
         ids, pass_ = self.cache.on_device(layout)
         return self.model(ids, cache=pass_, at=torch.tensor(at, dtype=torch.int64, device=ids.device))
 

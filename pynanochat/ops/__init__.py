@@ -3,6 +3,7 @@
 from pynanochat.ops.adamw_step import adamw_step
 from pynanochat.ops.attention import attention
 from pynanochat.ops.attention_paged import attention_paged
+from pynanochat.ops.decode_step import decode_step
 from pynanochat.ops.linear import linear
 from pynanochat.ops.linear_fp8 import linear_fp8
 from pynanochat.ops.linear_softcap_cross_entropy import linear_softcap_cross_entropy
@@ -20,6 +21,7 @@ __all__ = [
     "adamw_step",
     "attention",
     "attention_paged",
+    "decode_step",
     "linear",
     "linear_fp8",
     "linear_softcap_cross_entropy",

@@ -31,8 +31,8 @@ class ByteTokenizer:
 
 def small_model(seed=0, arch="2026", **fields):
     """A model of three layers with no zero weights left, so that every part of it shows in the logits."""
-    fields = {"n_kv_head": 2, "vocab_size": 265, "sequence_len": 96, "n_layer": 3, "n_head": 4, "n_embd": 64} | fields
-    model = GPT(GPTConfig.from_depth(3, arch, head_dim=16, **fields), seed=seed)
+    small = {"n_kv_head": 2, "vocab_size": 265, "sequence_len": 96, "n_layer": 3, "n_head": 4, "n_embd": 64}
+    model = GPT(GPTConfig.from_depth(3, arch, **{"head_dim": 16, **small, **fields}), seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -9,7 +9,10 @@ import importlib.machinery
 import importlib.util
 
 # The ops that have a CUDA kernel in csrc/cuda, and their glue.
-OPS = ("adamw_step", "attention", "attention_paged", "linear_softcap_cross_entropy", "muon_step", "rotary_qk_norm")
+OPS = (
+    "adamw_step", "attention", "attention_paged", "decode_step", "linear_softcap_cross_entropy", "muon_step",
+    "rotary_qk_norm",
+)  # fmt: skip
 MULTIPROCESSORS = 20  # of the emulated GPU
 GLUE = [importlib.import_module(f"pynanochat.ops.{op}_gpu") for op in OPS]
 

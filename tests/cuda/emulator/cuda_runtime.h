@@ -1,7 +1,8 @@
 // CUDA on the CPU, for tests: enough of the language and runtime that csrc/cuda compiles with g++ and its kernels run.
 //
 // Every thread of a block is a coroutine; blocks run one after the other, and a warp runs as far ahead of the others as barriers
-// let it, which shows where one is missing. A thread stops at a shuffle until its whole warp has arrived, and at __syncthreads
+// let it, which shows where one is missing. The blocks of a cooperative launch are all there at once and take turns: each runs as
+// far as it can without the others, in an order that turns round each time. Their shared memory must be dynamic. A thread stops at a shuffle until its whole warp has arrived, and at __syncthreads
 // until its whole block has. A warp or block in which a thread has returned, or waits for something else, is a bug of the kernel
 // (undefined on a GPU) and fails the launch. Timing, memory order between barriers and the precision of the hardware's
 // approximations are not emulated.
@@ -37,10 +38,19 @@ inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorLaunchFailure = 719 };
 using cudaStream_t = struct EmulatedStream*;
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
+struct cudaLaunchAttribute {
+    cudaLaunchAttributeID id;
+    struct {
+        int cooperative;
+    } val;
+};
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
     std::size_t dynamicSmemBytes = 0;
     cudaStream_t stream = nullptr;
+    cudaLaunchAttribute* attrs = nullptr;
+    unsigned numAttrs = 0;
 };
 
 namespace emulator {
@@ -65,6 +75,7 @@ struct Block {
     unsigned running = 0;
     std::exception_ptr error;  // that a thread threw
     std::unique_ptr<unsigned char[]> dynamic_shared;
+    unsigned index = 0;
 };
 inline Block* block = nullptr;
 inline unsigned blocks_begun = 0;
@@ -110,18 +121,18 @@ inline bool release(unsigned first, unsigned last, Wait wait) {
     return true;
 }
 
-template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F body) {
+// A block whose threads have not begun.
+template <class F> std::unique_ptr<Block> begin_block(unsigned index, unsigned threads, std::size_t shared_bytes, F& body) {
     if (threads == 0 || threads > 1024 || threads % 32 != 0) throw std::runtime_error("a block must be 1 to 32 whole warps");
-    Block here;
-    here.threads = std::vector<Thread>(threads);
-    for (auto& slots : here.slots) slots.resize(threads);
-    here.dynamic_shared.reset(new unsigned char[shared_bytes]);
-    std::memset(here.dynamic_shared.get(), 0xff, shared_bytes);  // NaN in every format
-    block = &here;
-    ++blocks_begun;
+    auto here = std::make_unique<Block>();
+    here->index = index;
+    here->threads = std::vector<Thread>(threads);
+    for (auto& slots : here->slots) slots.resize(threads);
+    here->dynamic_shared.reset(new unsigned char[shared_bytes]);
+    std::memset(here->dynamic_shared.get(), 0xff, shared_bytes);  // NaN in every format
     Start<F>::body = &body;
     constexpr std::size_t stack_bytes = 64 << 10;
-    for (Thread& thread : here.threads) {
+    for (Thread& thread : here->threads) {
         thread.stack.reset(new char[stack_bytes]);
         getcontext(&thread.context);
         thread.context.uc_stack.ss_sp = thread.stack.get();
@@ -129,27 +140,62 @@ template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F 
         thread.context.uc_link = nullptr;
         makecontext(&thread.context, &Start<F>::run, 0);
     }
-    for (;;) {
-        bool moved = false, all_done = true;
-        for (unsigned warp = 0; warp < threads; warp += 32) {
-            do {
-                for (unsigned i = warp; i < warp + 32; ++i) {
-                    Thread& thread = here.threads[i];
-                    all_done &= thread.finished;
-                    if (thread.wait == Wait::event && thread.happened()) thread.wait = Wait::nothing;
-                    if (thread.finished || thread.wait != Wait::nothing) continue;
-                    here.running = i;
-                    threadIdx = dim3(i);
-                    swapcontext(&here.scheduler, &thread.context);
-                    if (here.error) std::rethrow_exception(here.error);
-                    moved = true;
-                }
-            } while (release(warp, warp + 32, Wait::warp));
+    return here;
+}
+
+enum class Went { on, nowhere, to_its_end };
+
+// Lets every warp of a block run as far as its own barriers let it.
+inline Went run_once(Block& here) {
+    bool moved = false, all_done = true;
+    const unsigned threads = here.threads.size();
+    block = &here;
+    blockIdx = dim3(here.index);
+    for (unsigned warp = 0; warp < threads; warp += 32) {
+        do {
+            for (unsigned i = warp; i < warp + 32; ++i) {
+                Thread& thread = here.threads[i];
+                all_done &= thread.finished;
+                if (thread.wait == Wait::event && thread.happened()) thread.wait = Wait::nothing;
+                if (thread.finished || thread.wait != Wait::nothing) continue;
+                here.running = i;
+                threadIdx = dim3(i);
+                swapcontext(&here.scheduler, &thread.context);
+                if (here.error) std::rethrow_exception(here.error);
+                moved = true;
+            }
+        } while (release(warp, warp + 32, Wait::warp));
+    }
+    if (all_done) return Went::to_its_end;
+    return release(0, threads, Wait::block) || moved ? Went::on : Went::nowhere;
+}
+
+[[noreturn]] inline void stuck() { throw std::runtime_error("threads wait for each other at different shuffles or barriers"); }
+
+template <class F> void run_block(unsigned index, unsigned threads, std::size_t shared_bytes, F body) {
+    const auto here = begin_block(index, threads, shared_bytes, body);
+    ++blocks_begun;
+    for (Went went = Went::on; went != Went::to_its_end;) {
+        went = run_once(*here);
+        if (went == Went::nowhere && (when_all_wait == nullptr || !when_all_wait())) stuck();
+    }
+    block = nullptr;
+}
+
+template <class F> void run_together(unsigned count, unsigned threads, std::size_t shared_bytes, F body) {
+    std::vector<std::unique_ptr<Block>> blocks;
+    for (unsigned index = 0; index < count; ++index) blocks.push_back(begin_block(index, threads, shared_bytes, body));
+    for (bool forward = true, done = false; !done; forward = !forward) {
+        bool moved = false;
+        done = true;
+        for (unsigned turn = 0; turn < count; ++turn) {
+            Block& here = *blocks[forward ? turn : count - 1 - turn];
+            Went went = run_once(here);
+            moved |= went == Went::on;
+            while (went == Went::on) went = run_once(here);
+            done &= went == Went::to_its_end;
         }
-        if (all_done) break;
-        moved |= release(0, threads, Wait::block);
-        if (!moved && when_all_wait != nullptr) moved = when_all_wait();
-        if (!moved) throw std::runtime_error("threads wait for each other at different shuffles or barriers");
+        if (!moved && !done) stuck();
     }
     block = nullptr;
 }
@@ -174,10 +220,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     try {
         blockDim = config->blockDim;
         gridDim = config->gridDim;
-        for (unsigned b = 0; b < config->gridDim.x; ++b) {
-            blockIdx = dim3(b);
-            emulator::run_block(config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(P(arguments)...); });
-        }
+        const auto body = [&] { kernel(P(arguments)...); };
+        const unsigned blocks = config->gridDim.x, threads = config->blockDim.x;
+        const bool together = config->numAttrs == 1 && config->attrs[0].val.cooperative;
+        if (together) emulator::run_together(blocks, threads, config->dynamicSmemBytes, body);
+        else for (unsigned b = 0; b < blocks; ++b) emulator::run_block(b, threads, config->dynamicSmemBytes, body);
     } catch (const std::exception& error) {
         emulator::failure = error.what();
         return cudaErrorLaunchFailure;
@@ -190,8 +237,11 @@ struct cudaFuncAttributes {
     int numRegs = 0;
 };
 template <class F> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F*) { return attributes->numRegs = 255, cudaSuccess; }
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor };
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+template <class F> cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F*, int, std::size_t) { return *blocks = 1, cudaSuccess; }
+inline cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t) { return std::memset(to, byte, bytes), cudaSuccess; }
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrMultiProcessorCount };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+    if (which == cudaDevAttrMultiProcessorCount) return *value = 20, cudaSuccess;
     const char* major = std::getenv("EMULATED_COMPUTE_CAPABILITY");  // 8 or 9
     return *value = major != nullptr ? std::atoi(major) : 8, cudaSuccess;
 }

@@ -1,0 +1,190 @@
+// Attention of decode_step: one query of each head over the pages of its row, a block for a head and a part of its tokens.
+//
+// As in attention_paged.cu, D/8 lanes (bf16) share a token, each with 16 bytes of it, and every such group of lanes has an online
+// softmax of its own; the groups meet in shuffles, the warps in shared memory, the blocks through partial sums in the workspace.
+// A block rotates and norms the head's query and key itself. The new token's key and value are read from its shared memory, as
+// its page may be written by another block.
+#pragma once
+
+#include "cuda/attention_sums.cuh"
+#include "cuda/decode_product.cuh"
+
+namespace pynanochat::cuda {
+
+constexpr int tokens_of_lanes = 2;   // keys and values that a group of lanes loads before it computes: registers
+constexpr int fewest_tokens = 32;     // of a split in attention
+
+struct Tokens {  // that the row's query sees, and how they are split
+    int first, end, part;
+    __device__ Tokens(const DecodeStep& op, const DecodeLayer& layer) {
+        const std::int64_t length = op.numbers[3];
+        first = layer.window < 0 || length - 1 < layer.window ? 0 : static_cast<int>(length - 1 - layer.window);
+        end = static_cast<int>(length);
+        part = max((end - first + op.launch.splits - 1) / op.launch.splits, fewest_tokens);
+    }
+    __device__ int parts() const { return (end - first + part - 1) / part; }
+};
+
+// One warp: a head (D,) as the product left it, rotated and normed, times `scale`. A lane does up to four pairs.
+template <class U>
+__device__ __forceinline__ void rotate_and_norm(const DecodeStep& op, const float* head, float scale, U* to) {
+    const int half = op.shape.head_dim / 2, lane = threadIdx.x % 32;
+    const float *cos = op.cos + op.numbers[2] * half, *sin = op.sin + op.numbers[2] * half;
+    constexpr int most = step_most_head_dim / 64;
+    float low[most], high[most], squares = 0.0f;
+#pragma unroll
+    for (int j = 0; j < most; ++j) {
+        const int i = lane + j * 32;
+        if (i >= half) continue;
+        const float x1 = fresh(head + i), x2 = fresh(head + half + i);
+        low[j] = x1 * cos[i] + x2 * sin[i];
+        high[j] = x2 * cos[i] - x1 * sin[i];
+        squares += low[j] * low[j] + high[j] * high[j];
+    }
+    scale *= rsqrtf(warp_sum(squares) / op.shape.head_dim + op.eps) * op.qk_scale;
+#pragma unroll
+    for (int j = 0; j < most; ++j) {
+        const int i = lane + j * 32;
+        if (i >= half) continue;
+        to[i] = narrow<U>(low[j] * scale);
+        to[half + i] = narrow<U>(high[j] * scale);
+    }
+}
+
+// What one block sees of one head: the query in fp32, this token's key and value, as they are stored.
+template <class T> struct Head {
+    float* q;  // times log2 e / √D
+    T *k, *v;
+    float* sums;  // of each warp: D of the output, the maximum, the total
+
+    __device__ Head(const DecodeStep& op, const Room<T>& room) {
+        const int size = op.shape.head_dim;
+        q = room.scratch;
+        k = reinterpret_cast<T*>(q + size);
+        v = reinterpret_cast<T*>(q + 2 * size);
+        sums = q + 3 * size;
+    }
+};
+
+template <class T>
+__device__ __forceinline__ void load_head(const DecodeStep& op, const DecodeLayer& layer, const Head<T>& to, int head, bool writes) {
+    const int size = op.shape.head_dim, group = head / (op.shape.heads / op.shape.kv_heads), warp = threadIdx.x / 32;
+    const float* heads = op.workspace + op.launch.heads;
+    const float *key = heads + queries_of(op) + group * size, *value = key + keys_of(op);
+    if (warp == 0) rotate_and_norm(op, heads + head * size, 1.4426950408889634f * rsqrtf(static_cast<float>(size)), to.q);
+    if (warp == 1) rotate_and_norm(op, key, 1.0f, to.k);
+    if (warp == 2)
+        for (int i = threadIdx.x % 32; i < size; i += 32) to.v[i] = narrow<T>(fresh(value + i));
+    __syncthreads();
+    const std::int64_t slot = op.numbers[4 + layer.group];
+    if (!writes || slot < 0 || slot >= layer.pages * op.page) return;
+    const std::int64_t place = (slot * op.shape.kv_heads + group) * size;
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        static_cast<T*>(layer.keys)[place + i] = to.k[i];
+        static_cast<T*>(layer.values)[place + i] = to.v[i];
+    }
+}
+
+// The sums of tokens [begin, end) of a head, joined over the block's lanes of equal channels in each warp.
+template <class T, int N>
+__device__ __forceinline__ Sums<1, N, tokens_of_lanes> attend(const DecodeStep& op, const DecodeLayer& layer, const Head<T>& mine, int group,
+                                             int begin, int end) {
+    constexpr int tokens = tokens_of_lanes;
+    const int lanes = op.launch.shape.lanes, lane = threadIdx.x % lanes, size = op.shape.head_dim;
+    const int stream = threadIdx.x / lanes, streams = blockDim.x / lanes, channel = lane * N;
+    const std::int64_t* table = op.numbers + 4 + op.groups + layer.group * op.columns;
+    const T *keys = static_cast<const T*>(layer.keys), *values = static_cast<const T*>(layer.values);
+    float q[N];
+    Sums<1, N, tokens_of_lanes> sums;
+    sums.maximum[0] = nothing;
+    sums.total[0] = 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+        q[n] = channel < size ? mine.q[channel + n] : 0.0f;
+        sums.out[0][n] = 0.0f;
+    }
+    for (int first = begin; first < end; first += streams * tokens) {  // the same for the whole block
+        Vector<T, N> k[tokens] = {}, v[tokens] = {};
+        bool seen[tokens], lost[tokens];
+#pragma unroll
+        for (int u = 0; u < tokens; ++u) {
+            const int token = first + u * streams + stream;
+            seen[u] = token < end;
+            const bool own = token == op.numbers[2];  // not yet, or by another block, in its page
+            const int entry = token / op.page;
+            const std::int64_t page = seen[u] && !own && entry < op.columns ? table[entry] : -1;
+            lost[u] = seen[u] && !own && (page < 0 || page >= layer.pages);
+            if (!seen[u] || lost[u] || channel >= size) continue;
+            const std::int64_t place = ((page * op.page + token % op.page) * op.shape.kv_heads + group) * size;
+            k[u] = *reinterpret_cast<const Vector<T, N>*>((own ? mine.k : keys + place) + channel);
+            v[u] = *reinterpret_cast<const Vector<T, N>*>((own ? mine.v : values + place) + channel);
+        }
+        float scores[tokens];
+#pragma unroll
+        for (int u = 0; u < tokens; ++u) {
+            scores[u] = 0.0f;
+#pragma unroll
+            for (int n = 0; n < N; ++n) scores[u] += q[n] * wide(k[u].at[n]);
+        }
+        for (int offset = lanes / 2; offset > 0; offset /= 2)
+#pragma unroll
+            for (int u = 0; u < tokens; ++u) scores[u] += __shfl_xor_sync(0xffffffffu, scores[u], offset);
+#pragma unroll
+        for (int u = 0; u < tokens; ++u) scores[u] = lost[u] ? nanf("") : scores[u];
+        sums.add(0, scores, seen, v);
+    }
+    for (int offset = lanes; offset < 32; offset *= 2) {
+        float other[N];
+#pragma unroll
+        for (int n = 0; n < N; ++n) other[n] = __shfl_xor_sync(0xffffffffu, sums.out[0][n], offset);
+        const float maximum = __shfl_xor_sync(0xffffffffu, sums.maximum[0], offset);
+        sums.join(0, maximum, __shfl_xor_sync(0xffffffffu, sums.total[0], offset), other);
+    }
+    return sums;
+}
+
+// The sums of `count` parts, one after the other, of one channel.
+template <class Read>
+__device__ __forceinline__ Sums<1, 1> join_parts(const float* parts, int count, int size, int channel, Read read) {
+    Sums<1, 1> all{{nothing}, {0.0f}, {{0.0f}}};
+    for (int i = 0; i < count; ++i) {
+        const float* part = parts + i * (size + 2);
+        const float value[1] = {read(part + channel)};
+        all.join(0, read(part + size), read(part + size + 1), value);
+    }
+    return all;
+}
+
+// Attention, a block for a head and a part of its tokens: partial sums in the workspace.
+template <class T>
+__device__ __forceinline__ void attend_parts(const DecodeStep& op, const DecodeLayer& layer, const Room<T>& room) {
+    constexpr int N = vector_bytes / sizeof(T);
+    const int size = op.shape.head_dim, share = op.shape.heads / op.shape.kv_heads, lane = threadIdx.x % 32;
+    const Tokens tokens(op, layer);
+    const int parts = tokens.parts();
+    const Head<T> mine(op, room);
+    for (int unit = blockIdx.x; unit < op.shape.heads * parts; unit += gridDim.x) {
+        const int head = unit / parts, part = unit - head * parts;
+        const int begin = tokens.first + part * tokens.part, end = min(begin + tokens.part, tokens.end);
+        load_head(op, layer, mine, head, part == parts - 1 && head % share == 0);
+        const Sums<1, N, tokens_of_lanes> sums = attend<T, N>(op, layer, mine, head / share, begin, end);
+        float* warp_sums = mine.sums + threadIdx.x / 32 * (size + 2);
+        if (lane < op.launch.shape.lanes && lane * N < size) {
+#pragma unroll
+            for (int n = 0; n < N; ++n) warp_sums[lane * N + n] = sums.out[0][n];
+        }
+        if (lane == 0) warp_sums[size] = sums.maximum[0];
+        if (lane == 0) warp_sums[size + 1] = sums.total[0];
+        __syncthreads();
+        float* partial = op.workspace + op.launch.partials + (head * op.launch.splits + part) * (size + 2);
+        for (int channel = threadIdx.x; channel < size; channel += blockDim.x) {
+            const auto all = join_parts(mine.sums, blockDim.x / 32, size, channel, [](const float* x) { return *x; });
+            partial[channel] = all.out[0][0];
+            if (channel == 0) partial[size] = all.maximum[0];
+            if (channel == 0) partial[size + 1] = all.total[0];
+        }
+        __syncthreads();
+    }
+}
+
+}  // namespace pynanochat::cuda

@@ -1,0 +1,47 @@
+// csrc/cuda/grid.cuh on the CPU. Blocks that wait let the others run; a launch in which all wait fails.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+
+#include "cuda/check.cuh"
+
+namespace pynanochat::cuda {
+
+inline unsigned char* dynamic_shared() { return emulator::block->dynamic_shared.get(); }
+
+inline float fresh(const float* from) { return *from; }
+
+template <class T, int N> Vector<T, N> once(const T* from) {
+    static_assert(sizeof(T) * N == 16);
+    if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) throw std::runtime_error("a vector is not aligned");
+    return *reinterpret_cast<const Vector<T, N>*>(from);
+}
+template <class T, int N> Vector<T, N> fresh_vector(const T* from) { return once<T, N>(from); }
+
+// A read, so that the sanitizers see an address that is none.
+inline void ask(const void* line) { static_cast<void>(*static_cast<const volatile char*>(line)); }
+
+class GridBarrier {
+   public:
+    explicit GridBarrier(unsigned* counter) : counter_(counter) {}
+
+    void arrive() {
+        __syncthreads();
+        expected_ += gridDim.x;
+        if (threadIdx.x == 0) ++*counter_;
+    }
+
+    void wait() {
+        if (threadIdx.x == 0) emulator::wait_for([this] { return *counter_ >= expected_; });
+        __syncthreads();
+    }
+
+   private:
+    unsigned* counter_;
+    unsigned expected_ = 0;
+};
+
+}  // namespace pynanochat::cuda
