@@ -131,7 +131,7 @@ def test_an_id_that_only_the_device_knows(backend, device, use):
 
 @torch.inference_mode()
 def test_a_launch_that_was_broken_off_leaves_nothing_behind(backend, device, use):
-    """Whatever the workspace holds, with the counter of the barriers in it, the next step is right, and the one after."""
+    """Whatever the workspace holds, the counter of the barriers with it, the next step is right, and the one after."""
     steps, _, layout, wanted = one_step(backend, device, use)
     for _ in range(2):
         torch.testing.assert_close(steps.run(layout), wanted, rtol=1e-4, atol=1e-4)
