@@ -142,13 +142,16 @@ def main(argv: list[str]) -> None:
     folder = options.output or checkout / "bench" / "results"
     publish(folder, result)  # what the tests found stays, should a benchmark break
 
-    from pynanochat.bench import gpu_memcheck, gpu_ops, gpu_steps
+    from pynanochat.bench import gpu_decode_step, gpu_memcheck, gpu_ops, gpu_steps
 
     backends.verified.cache_clear()  # whole steps run on what has just passed
     result |= gpu_ops.measure(result["verified"], deadline=started + seconds * OPS_SHARE)
-    steps = gpu_steps.measure(result["verified"], result["roofline"], deadline=started + seconds)
-    result["rows"] += steps["rows"]
-    result["not_measured"] |= steps["not_measured"]
+    for steps in (
+        gpu_decode_step.measure(result["verified"], deadline=started + seconds),
+        gpu_steps.measure(result["verified"], result["roofline"], deadline=started + seconds),
+    ):
+        result["rows"] += steps["rows"]
+        result["not_measured"] |= steps["not_measured"]
     result |= gpu_memcheck.run_memcheck(checkout, started + seconds - time.monotonic())
     path = publish(folder, result)
     gpu_ops.show(result)

@@ -84,9 +84,9 @@ def decode(rows: int, graphs: bool, rate: dict) -> list[dict]:
     ]
 
 
-def bf16_model():
+def bf16_model(config: GPTConfig | None = None):
     """A model whose weights too are bf16, as the engine has it; the rotary tables keep all their digits."""
-    model = GPT(CONFIG, compute_dtype=torch.bfloat16).to(timing.DEVICE).eval()
+    model = GPT(config or CONFIG, compute_dtype=torch.bfloat16).to(timing.DEVICE).eval()
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return model

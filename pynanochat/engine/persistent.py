@@ -25,7 +25,7 @@ def pay_off(model) -> bool:
     c, weight = model.config, model.lm_head.weight
     if weight.device.type != "cuda" or weight.dtype != model.compute_dtype or backends.choose(NAME, weight) != "cuda":
         return False
-    return fits(c.n_embd, c.vocab_size, c.n_head, c.n_kv_head, c.head_dim, weight.element_size())
+    return fits(weight, c.vocab_size, c.n_head, c.n_kv_head, c.head_dim)
 
 
 class PersistentSteps:

@@ -105,10 +105,12 @@ def _require(condition, message):
         raise ValueError(message)
 
 
-def fits(width: int, vocab: int, heads: int, kv_heads: int, head_dim: int, bytes: int) -> bool:
-    """Whether the kernel takes a model of these sizes."""
+def fits(weight, vocab: int, heads: int, kv_heads: int, head_dim: int) -> bool:
+    """Whether the kernel takes a model of these sizes, with `weight` (V or more, C) its embedding or head."""
+    if weight.dtype not in DTYPES:
+        return False
     try:
-        _C.launch_decode_step(width, vocab, heads, kv_heads, head_dim, bytes, 1)
+        _C.launch_decode_step(weight.size(1), vocab, heads, kv_heads, head_dim, weight.element_size(), 1)
     except ValueError:
         return False
     return True
@@ -118,6 +120,3 @@ def cuda(plan, numbers, drawn=None):
     if plan.kernel is None:
         plan.kernel = Kernel(plan)
     return plan.kernel.launch(numbers, drawn)
-
-
-cuda.takes = lambda weight: weight.dtype in DTYPES

@@ -102,6 +102,7 @@ def test_on_a_gpu_where_it_is_verified_and_takes_the_model(monkeypatch, verified
     class Weight:
         device = torch.device("cuda", 0)
         element_size = staticmethod(lambda: dtype.itemsize)
+        size = staticmethod(lambda dimension: 64)
 
     class Head:
         weight = Weight()
