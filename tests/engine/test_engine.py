@@ -12,6 +12,8 @@ from pynanochat.errors import CheckpointError, UsageError
 from tests.engine.fakes import ByteTokenizer, Scripted, small_model
 from tests.engine.scheduling import naive
 
+pytestmark = pytest.mark.usefixtures("ahead")
+
 TOKENIZER = ByteTokenizer()
 VARIANTS = {
     "2026": {},
@@ -165,7 +167,7 @@ def events_of(script, **settings):
     return list(engine._events(prompt, [], {"temperature": 0} | settings)), model
 
 
-def test_a_tool_call_is_answered_and_shown():
+def test_a_tool_call_is_answered_and_shown(ahead):
     call = answer("so {python_start}1,200*3{python_end}")
     output = answer("{output_start}3600{output_end}")
     script = call + [0] * len(output) + answer(" it is{assistant_end}")
@@ -173,7 +175,8 @@ def test_a_tool_call_is_answered_and_shown():
     kinds = [(e.kind, e.text, e.forced) for e in events if e.kind != "text"]
     assert kinds == [("tool_call", "1,200*3", False), ("tool_output", "3600", True), ("end", "stop", False)]
     assert "".join(e.text for e in events if e.kind == "text") == "so  it is"
-    assert model.seen[-len(answer(" it is")) - len(output) :] == output + answer(" it is")
+    told = output + answer(" it is{assistant_end}" if ahead else " it is")
+    assert model.seen[-len(told) :] == told
 
 
 @pytest.mark.parametrize("expression", ["1/0", "2**3", "__import__('os')", "", "\udcff"])
@@ -227,7 +230,7 @@ def test_leaving_the_iterator_early_is_fine():
     assert len(engine.complete("ab", max_tokens=5, temperature=0, stop_tokens=(), tools=False).encode()) >= 1
 
 
-def test_sequences_join_and_leave_at_any_time():
+def test_sequences_join_and_leave_at_any_time(ahead):
     """What the others do never changes a sequence: each gets the tokens it gets alone."""
     model = small_model()
     prompts = [prompt_of(n, seed=n) for n in (3, 20, 7, 41, 15)]
@@ -247,7 +250,7 @@ def test_sequences_join_and_leave_at_any_time():
         steps += 1
     assert not scheduler.busy and scheduler.stats()["pages_used"] == 0
     for i, ticket in enumerate(tickets):
-        assert made[ticket] == (alone[i][:7] if i == 1 else alone[i])
+        assert made[ticket] == (alone[i][: 7 - ahead] if i == 1 else alone[i])
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 0}, {"top_k": 0, "top_p": 0.5}])
