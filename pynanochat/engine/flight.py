@@ -89,10 +89,16 @@ def sent(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
     """int64 arrays as tensors on the device; to a GPU they go in one copy that nobody waits for."""
     if device.type != "cuda":
         return [torch.from_numpy(array).to(device) for array in arrays]
-    ends = np.cumsum([-(-array.size // ALIGNED) * ALIGNED for array in arrays]).tolist()
-    whole = torch.zeros(ends[-1], dtype=torch.int64, pin_memory=True)
-    places = [slice(start, start + array.size) for start, array in zip([0, *ends], arrays, strict=False)]
-    for place, array in zip(places, arrays, strict=True):
-        whole.numpy()[place] = array.ravel()
-    whole = whole.to(device, non_blocking=True)
+    whole, places = packed(arrays)
+    whole = torch.from_numpy(whole).pin_memory().to(device, non_blocking=True)
     return [whole[place].view(array.shape) for place, array in zip(places, arrays, strict=True)]
+
+
+def packed(arrays: list[np.ndarray]) -> tuple[np.ndarray, list[slice]]:
+    """All of them in one array, each at an aligned place of it."""
+    ends = np.cumsum([-(-array.size // ALIGNED) * ALIGNED for array in arrays]).tolist()
+    places = [slice(start, start + array.size) for start, array in zip([0, *ends], arrays, strict=False)]
+    whole = np.zeros(ends[-1], np.int64)
+    for place, array in zip(places, arrays, strict=True):
+        whole[place] = array.ravel()
+    return whole, places
