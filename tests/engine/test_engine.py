@@ -1,5 +1,7 @@
 """The engine against the naive forward: the same greedy tokens, alone or batched, in both architectures."""
 
+import functools
+
 import pytest
 import torch
 
@@ -12,8 +14,7 @@ from pynanochat.errors import CheckpointError, UsageError
 from tests.engine.fakes import ByteTokenizer, Scripted, small_model
 from tests.engine.scheduling import naive
 
-pytestmark = pytest.mark.usefixtures("ahead")
-
+both_ways = pytest.mark.usefixtures("ahead")
 TOKENIZER = ByteTokenizer()
 VARIANTS = {
     "2026": {},
@@ -33,9 +34,15 @@ def ids_of(tokens):
     return [token.id for token in tokens]
 
 
+@functools.cache
+def variant(name):
+    return small_model(**VARIANTS[name])
+
+
+@both_ways
 @pytest.mark.parametrize("name", VARIANTS)
 def test_greedy_equals_the_naive_forward(name):
-    model = small_model(**VARIANTS[name])
+    model = variant(name)
     engine = Engine(model, TOKENIZER)
     lengths = (1, 2, 33, 60) if name != "windows" else (3, 127, 150, 300)
     prompts = [prompt_of(n, seed=n) for n in lengths]
@@ -75,6 +82,7 @@ def test_cached_logits_are_those_of_the_whole_text(arch):
     assert sequence.length == 40
 
 
+@both_ways
 def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch():
     engine = Engine(small_model(), TOKENIZER)
     prompts = [prompt_of(n, seed=n) for n in (5, 30, 12, 44, 9)]
@@ -105,6 +113,7 @@ def test_each_prompt_may_have_its_own_seed():
         engine.generate_batch(prompts, seed=[5, 6], **settings)
 
 
+@both_ways
 def test_rows_end_one_by_one():
     """Samples that stop early leave the others untouched."""
     engine = Engine(small_model(), TOKENIZER)
@@ -124,6 +133,7 @@ def test_rows_end_one_by_one():
     assert len(ends) > 2
 
 
+@both_ways
 def test_the_context_is_never_exceeded():
     engine = Engine(small_model(), TOKENIZER)
     tokens = list(engine.generate(prompt_of(90), max_tokens=512, stop_tokens=()))
@@ -189,6 +199,7 @@ def test_a_failing_call_injects_nothing(expression):
     assert "".join(e.text for e in events if e.kind == "text") == "ok"
 
 
+@both_ways
 def test_a_model_that_makes_up_an_output_is_told_apart():
     events, _ = events_of(answer("{output_start}5{output_end}{python_end}x{assistant_end}"))
     assert [(e.kind, e.text, e.forced) for e in events] == [
@@ -198,6 +209,7 @@ def test_a_model_that_makes_up_an_output_is_told_apart():
     ]
 
 
+@both_ways
 def test_tool_output_counts_as_forced_and_keeps_within_max_tokens():
     call = answer("{python_start}2*3{python_end}")
     script = call + [0] * 3 + answer("yes{assistant_end}")
@@ -222,6 +234,7 @@ def test_text_never_holds_half_a_character():
     assert [e.text for e in events] == ["a", "\ufffd", "length"]
 
 
+@both_ways
 def test_leaving_the_iterator_early_is_fine():
     engine = Engine(small_model(), TOKENIZER)
     tokens = engine.generate(prompt_of(4), max_tokens=50)
@@ -253,6 +266,7 @@ def test_sequences_join_and_leave_at_any_time(ahead):
         assert made[ticket] == (alone[i][: 7 - ahead] if i == 1 else alone[i])
 
 
+@both_ways
 @pytest.mark.parametrize("settings", [{}, {"top_k": 0}, {"top_k": 0, "top_p": 0.5}])
 def test_a_model_that_diverged(settings):
     model = small_model()
