@@ -5,12 +5,14 @@
         logits = steps.run(layout)             # (1, V); overwritten by the next run
 
 Like a graph (engine/graphs.py) it reads and writes fixed addresses, so the cache gets all of its pages at once, before
-the first step. What differs from step to step is one copy of integers to the GPU; nothing is waited for.
+the first step. What differs from step to step is one copy of integers to the GPU; nothing is waited for, and an id that
+only the GPU knows yet is looked up there.
 """
 
 import numpy as np
 import torch
 
+from pynanochat.engine.flight import sent
 from pynanochat.engine.paged_cache import Layout
 from pynanochat.ops import backends
 from pynanochat.ops.decode_step import Layer, Plan, decode_step
@@ -29,14 +31,11 @@ def pay_off(model) -> bool:
 
 
 class PersistentSteps:
-    """The decoding steps of one row of one model over its cache. `drawn` is what ids below 0 are looked up in."""
+    """The decoding steps of one row of one model over its cache."""
 
-    def __init__(self, model, cache, drawn: torch.Tensor | None = None):
-        self.model, self.cache, self.drawn = model, cache, drawn
+    def __init__(self, model, cache):
+        self.model, self.cache = model, cache
         self.columns = -(-model.config.sequence_len // cache.page)
-        groups = len(cache.groups)
-        self._host = np.zeros(4 + groups * (1 + self.columns), np.int64)
-        self.numbers = torch.zeros(len(self._host), dtype=torch.int64, device=cache.device)
         self.plan = None
 
     def takes(self, layout: Layout) -> bool:
@@ -47,17 +46,16 @@ class PersistentSteps:
         """The logits (1, V) of the layout's row."""
         if self.plan is None:
             self.plan = plan_of(self.model, self.cache, self.columns)
-        groups = len(self.cache.groups)
-        host = self._host
-        host[:4] = layout.ids[0], layout.previous[0], layout.positions[0], layout.lengths[0]
-        host[4 : 4 + groups] = [slots[0] for slots in layout.slots]
-        for table, given in zip(host[4 + groups :].reshape(groups, self.columns), layout.tables, strict=True):
+        numbers = sent([self.numbers(layout)], self.cache.device)[0]
+        return decode_step(self.plan, numbers, self.cache.drawn.table)
+
+    def numbers(self, layout: Layout) -> np.ndarray:
+        """The integers of a step, as ops.decode_step takes them."""
+        tables = np.zeros((len(layout.tables), self.columns), np.int64)
+        for table, given in zip(tables, layout.tables, strict=True):
             table[: given.shape[1]] = given[0]
-        numbers = torch.from_numpy(host)
-        if self.cache.device.type == "cuda":
-            numbers = numbers.pin_memory()  # fresh: the GPU may not have read those of the step before
-        self.numbers.copy_(numbers, non_blocking=True)
-        return decode_step(self.plan, self.numbers, self.drawn)
+        row = (layout.ids, layout.previous, layout.positions, layout.lengths, *layout.slots)
+        return np.concatenate([*row, tables.ravel()])
 
 
 def plan_of(model, cache, columns: int) -> Plan:

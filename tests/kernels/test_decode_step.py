@@ -123,8 +123,8 @@ def one_step(backend, device, use, dtype=torch.float32):
 
 @torch.inference_mode()
 def test_an_id_that_only_the_device_knows(backend, device, use):
-    steps, _, layout, wanted = one_step(backend, device, use)
-    steps.drawn = torch.tensor([*range(265), layout.ids[0], 5], device=device)
+    steps, row, layout, wanted = one_step(backend, device, use)
+    row.cache.drawn.put(torch.tensor([layout.ids[0], 5], device=device))
     layout.ids[0] = -2
     torch.testing.assert_close(steps.run(layout), wanted, rtol=1e-4, atol=1e-4)
 
@@ -163,12 +163,12 @@ def test_refuses(backend, device, use):
 
 
 def test_a_scheduler_says_the_same(backend, device, use):
-    """Greedy answers to several prompts, one after the other and two at a time."""
+    """Greedy answers to several prompts, alone and two at a time, with a step launched before the one before is read."""
     model = make("2026", {"n_layer": 2, "sequence_len": 64}, torch.float32, device)
     said = []
     for persistent in (False, True):
         use("reference")
-        scheduler = Scheduler(model, ByteTokenizer(), cache_tokens=512, page=PAGE, most_rows=2)
+        scheduler = Scheduler(model, ByteTokenizer(), cache_tokens=512, page=PAGE, most_rows=2, ahead=persistent)
         if persistent:
             use(backend)
             scheduler.persistent = Counted(model, scheduler.cache)
@@ -211,12 +211,11 @@ def test_in_a_cuda_graph(backend, use):
     """Captured once, replayed with other integers."""
     steps, _, layout, wanted = one_step(backend, "cuda", use)
     steps.run(layout)
-    numbers, graph = steps.numbers.clone(), torch.cuda.CUDAGraph()
+    numbers, graph = torch.from_numpy(steps.numbers(layout)).cuda(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        logits = steps.plan.kernel.launch(steps.numbers, None)
+        logits = steps.plan.kernel.launch(numbers, steps.cache.drawn.table)
     for id in (3, int(layout.ids[0])):
-        steps.numbers.copy_(numbers)
-        steps.numbers[0] = id
+        numbers[0] = id
         graph.replay()
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
 
