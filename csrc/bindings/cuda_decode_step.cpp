@@ -83,6 +83,7 @@ void bind_cuda_decode_step(py::module_& module) {
                                               {"operand", launch.operand}, {"scratch", launch.scratch},
                                               {"shared", launch.shared}, {"stream", launch.stream},
                                               {"heads", launch.heads}, {"partials", launch.partials},
+                                              {"maxima", launch.maxima}, {"totals", launch.totals},
                                               {"hidden", launch.hidden}, {"workspace", launch.workspace}})
                 result[name] = value;
             return result;

@@ -12,7 +12,7 @@
 namespace pynanochat::cuda {
 
 constexpr int tokens_of_lanes = 2;   // keys and values that a group of lanes loads before it computes: registers
-constexpr int fewest_tokens = 32;     // of a split in attention
+constexpr int fewest_tokens = 64;    // of a part in attention: what the lanes of a block load at once
 
 struct Tokens {  // that the row's query sees, and how they are split
     int first, end, part;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void rotate_and_norm(const DecodeStep& op, const floa
 template <class T> struct Head {
     float* q;  // times log2 e / √D
     T *k, *v;
-    float* sums;  // of each warp: D of the output, the maximum, the total
+    float *sums, *maxima, *totals;  // of each warp: (D,) of the output, and what it is relative to
 
     __device__ Head(const DecodeStep& op, const Room<T>& room) {
         const int size = op.shape.head_dim;
@@ -63,6 +63,8 @@ template <class T> struct Head {
         k = reinterpret_cast<T*>(q + size);
         v = reinterpret_cast<T*>(q + 2 * size);
         sums = q + 3 * size;
+        maxima = sums + blockDim.x / 32 * size;
+        totals = maxima + blockDim.x / 32;
     }
 };
 
@@ -143,17 +145,14 @@ __device__ __forceinline__ Sums<1, N, tokens_of_lanes> attend(const DecodeStep& 
     return sums;
 }
 
-// The sums of `count` parts, one after the other, of one channel.
-template <class Read>
-__device__ __forceinline__ Sums<1, 1> join_parts(const float* parts, int count, int size, int channel, Read read) {
-    Sums<1, 1> all{{nothing}, {0.0f}, {{0.0f}}};
-    for (int i = 0; i < count; ++i) {
-        const float* part = parts + i * (size + 2);
-        const float value[1] = {read(part + channel)};
-        all.join(0, read(part + size), read(part + size + 1), value);
+// Of `count` parts with their maxima and totals: those of all together.
+struct Joined {
+    float maximum = nothing, total = 0.0f;
+    __device__ __forceinline__ Joined(const float* maxima, const float* totals, int count) {
+        for (int i = 0; i < count; ++i) maximum = fmaxf(maximum, maxima[i]);
+        for (int i = 0; i < count; ++i) total += totals[i] * exp2f(maxima[i] - maximum);
     }
-    return all;
-}
+};
 
 // Attention, a block for a head and a part of its tokens: partial sums in the workspace.
 template <class T>
@@ -168,23 +167,57 @@ __device__ __forceinline__ void attend_parts(const DecodeStep& op, const DecodeL
         const int begin = tokens.first + part * tokens.part, end = min(begin + tokens.part, tokens.end);
         load_head(op, layer, mine, head, part == parts - 1 && head % share == 0);
         const Sums<1, N, tokens_of_lanes> sums = attend<T, N>(op, layer, mine, head / share, begin, end);
-        float* warp_sums = mine.sums + threadIdx.x / 32 * (size + 2);
+        const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
         if (lane < op.launch.shape.lanes && lane * N < size) {
 #pragma unroll
-            for (int n = 0; n < N; ++n) warp_sums[lane * N + n] = sums.out[0][n];
+            for (int n = 0; n < N; ++n) mine.sums[warp * size + lane * N + n] = sums.out[0][n];
         }
-        if (lane == 0) warp_sums[size] = sums.maximum[0];
-        if (lane == 0) warp_sums[size + 1] = sums.total[0];
+        if (lane == 0) mine.maxima[warp] = sums.maximum[0];
+        if (lane == 0) mine.totals[warp] = sums.total[0];
         __syncthreads();
-        float* partial = op.workspace + op.launch.partials + (head * op.launch.splits + part) * (size + 2);
+        const Joined all(mine.maxima, mine.totals, warps);
+        const int place = head * op.launch.splits + part;
         for (int channel = threadIdx.x; channel < size; channel += blockDim.x) {
-            const auto all = join_parts(mine.sums, blockDim.x / 32, size, channel, [](const float* x) { return *x; });
-            partial[channel] = all.out[0][0];
-            if (channel == 0) partial[size] = all.maximum[0];
-            if (channel == 0) partial[size + 1] = all.total[0];
+            float sum = 0.0f;
+            for (int w = 0; w < warps; ++w) sum += mine.sums[w * size + channel] * exp2f(mine.maxima[w] - all.maximum);
+            op.workspace[op.launch.partials + place * size + channel] = sum;
         }
+        if (threadIdx.x == 0) op.workspace[op.launch.maxima + place] = all.maximum;
+        if (threadIdx.x == 0) op.workspace[op.launch.totals + place] = all.total;
         __syncthreads();
     }
+}
+
+// room.operand = the parts of attention joined. Every block does all heads, a thread four channels.
+template <class T> __device__ __forceinline__ void join_attention(const DecodeStep& op, const DecodeLayer& layer, const Room<T>& room) {
+    const int size = op.shape.head_dim, queries = queries_of(op), splits = op.launch.splits, parts = Tokens(op, layer).parts();
+    const int count = op.shape.heads * parts;
+    float *maxima = room.scratch, *totals = maxima + count, *weights = totals + count;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        const int place = i / parts * splits + i % parts;
+        maxima[i] = fresh(op.workspace + op.launch.maxima + place);
+        totals[i] = fresh(op.workspace + op.launch.totals + place);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        const int first = i / parts * parts;
+        const Joined all(maxima + first, totals + first, parts);
+        weights[i] = exp2f(maxima[i] - all.maximum) / all.total;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x * 4; i < queries; i += blockDim.x * 4) {
+        const int head = i / size;
+        const float* values = op.workspace + op.launch.partials + head * splits * size + (i - head * size);
+        float sums[4] = {};
+#pragma unroll 4
+        for (int part = 0; part < parts; ++part) {
+            const auto value = fresh_vector<float, 4>(values + part * size);
+#pragma unroll
+            for (int n = 0; n < 4; ++n) sums[n] += value.at[n] * weights[head * parts + part];
+        }
+        store(room.operand + i, sums);
+    }
+    __syncthreads();
 }
 
 }  // namespace pynanochat::cuda

@@ -12,7 +12,7 @@
 namespace pynanochat::cuda {
 
 constexpr int at_once = 8;            // vectors that a lane of a product has in flight
-constexpr int asked_bytes = 96 << 10;  // of a product that a block asks for ahead: all blocks together must fit L2
+constexpr int asked_bytes = 64 << 10;  // of a product that a block asks for ahead: three products of all blocks must fit L2
 
 __device__ __forceinline__ int width_of(const DecodeStep& op) { return static_cast<int>(op.shape.width); }
 __device__ __forceinline__ int queries_of(const DecodeStep& op) { return op.shape.heads * op.shape.head_dim; }
@@ -157,10 +157,12 @@ __device__ __forceinline__ void product(const M<T>& matrix, const Room<T>& room,
             if (lane % 4 == 0 && chunk < count) room.scratch[chunk] = sum;
         }
         __syncthreads();
-        for (int row = threadIdx.x; row < rows; row += blockDim.x) {
+        for (int begin = warp * 4; begin < rows; begin += warps * 4) {  // eight lanes a row
+            const int row = begin + lane / 8;
             float sum = 0.0f;
-            for (int chunk = 0; chunk < chunks; ++chunk) sum += room.scratch[row * chunks + chunk];
-            done(first + row, sum);
+            for (int chunk = lane % 8; row < rows && chunk < chunks; chunk += 8) sum += room.scratch[row * chunks + chunk];
+            for (int offset = 4; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+            if (lane % 8 == 0 && row < rows) done(first + row, sum);
         }
         __syncthreads();
     }

@@ -5,22 +5,23 @@
 //   embedding, rotary and norm of q and k, k and v into their page, attention over the pages that the window lets it see,
 //   x += out W, x += relu(norm(x) W)² W; then x -= λ·x(middle), logits = softcap · tanh(norm(x) W / softcap)
 //
-// All blocks are resident at once and meet five times a layer, as few times as a value that needs all of the one before is made:
-// heads, parts of attention, stream after attention, hidden, stream after the MLP. What is cheap every block does whole for itself
+// All blocks are resident at once and meet five times a layer, as often as a value that needs all of the one before is made: heads,
+// parts of attention, the stream after attention, hidden, the stream after the MLP. What is cheap every block does whole for itself
 // instead (embedding, norms, residual scalars, joining the parts of attention); so the residual stream lies in each block's shared
-// memory in fp32, and only its change goes through L2. Between arriving at a barrier and waiting there a block asks L2 for its rows
-// of the next weights, which depend on nothing: memory goes on working while the blocks wait for each other.
+// memory in fp32, and only its change goes through L2. Between arriving at a barrier and waiting there a block asks L2 for its first
+// 64 KB of the product after the next, as weights depend on nothing: memory goes on working while the blocks wait for each other.
 //
 // Everything of a step is read from device memory, so the launch may stand in a CUDA graph. The barriers' counter is set to 0 on the
 // stream before each launch: a launch that was broken off leaves nothing behind that could hold up the next.
 //
 // Bound: memory, every weight once: d12 (C 768, V 32,768) 220 MB in bf16, 52 us at 4.2 TB/s (H200); d24 (C 1,536) 1.46 GB, 350 us;
-// keys and values of 1,024 tokens are 21 MB and 85 MB of it more where all is seen. A barrier is about 1.2 us, its phase's first
-// loads as much again where they were not asked for: ESTIMATED, not measured, 52 + 60·2 = 170 us a token for d12 and 350 + 120·1.3 =
-// 510 us for d24, where asking ahead hides about half of the barriers.
+// of keys and values 1,024 tokens add at most 38 MB and 151 MB. ESTIMATED, not measured: a barrier and what a phase does before its
+// product (reading the stream, a norm) take about 1.8 us, nine a layer; d12 is bound by them, 12·9 + 30 + 16 = 155 us a token (6,400
+// tokens/s); d24 asks for 8 MB a barrier, 2 us of memory's time, so that about half of 24·9 us hides: 350 + 108 = 460 us (2,200).
 //
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
-//   1  phases, barriers, products in chunks of 32 vectors, split attention, weights asked for ahead
+//   1  phases, barriers, products in chunks of 32 vectors, split attention, weights asked for one product ahead
+//   2  two products ahead; the sums of a row by eight lanes; parts of attention joined by weights known beforehand, not one by one
 // Registers (ptxas 13.0, sm_80 and sm_90a): 124 to 128, no spills; at most 96 KB of shared memory.
 #include "cuda/decode_step.h"
 
@@ -130,15 +131,7 @@ __device__ __forceinline__ void make_heads(const DecodeStep& op, const DecodeLay
 // The parts of attention joined, times the output weight, added to the stream.
 template <class T>
 __device__ __forceinline__ void add_attention(const DecodeStep& op, const DecodeLayer& layer, const Room<T>& room) {
-    const int size = op.shape.head_dim, queries = queries_of(op), parts = Tokens(op, layer).parts();
-    const float* partials = op.workspace + op.launch.partials;
-    for (int i = threadIdx.x; i < queries; i += blockDim.x) {
-        const int head = i / size;
-        const float* mine = partials + head * op.launch.splits * (size + 2);
-        const auto all = join_parts(mine, parts, size, i - head * size, [](const float* x) { return fresh(x); });
-        room.operand[i] = narrow<T>(all.result());
-    }
-    __syncthreads();
+    join_attention(op, layer, room);
     float* stream = op.workspace + op.launch.stream;
     product(output_weight<T>(op, layer), room, [&](int row, float sum) { stream[row] = room.stream[row] + sum; });
 }
@@ -182,25 +175,28 @@ template <class T> __device__ __forceinline__ void make_logits(const DecodeStep&
 template <class T> __global__ void __launch_bounds__(512, 1) step(const __grid_constant__ DecodeStep op) {
     const Room<T> room(op);
     GridBarrier barrier(reinterpret_cast<unsigned*>(op.workspace));
+    ask_for(queries_keys_values<T>(op, op.layers[0]));
+    ask_for(output_weight<T>(op, op.layers[0]));
     begin(op, room);
     for (int index = 0; index < op.layer_count; ++index) {
         const DecodeLayer& layer = op.layers[index];
+        const bool last = index + 1 == op.layer_count;
         make_heads(op, layer, index, room);
-        barrier.arrive();
-        ask_for(output_weight<T>(op, layer));
-        barrier.wait();
-        attend_parts(op, layer, room);
         barrier.arrive();
         ask_for(hidden_weight<T>(op, layer));
         barrier.wait();
-        add_attention(op, layer, room);
+        attend_parts(op, layer, room);
         barrier.arrive();
         ask_for(mlp_weight<T>(op, layer));
         barrier.wait();
+        add_attention(op, layer, room);
+        barrier.arrive();
+        if (last) ask_for(head_weight<T>(op));
+        else ask_for(queries_keys_values<T>(op, op.layers[index + 1]));
+        barrier.wait();
         make_hidden(op, layer, room);
         barrier.arrive();
-        if (index + 1 < op.layer_count) ask_for(queries_keys_values<T>(op, op.layers[index + 1]));
-        else ask_for(head_weight<T>(op));
+        if (!last) ask_for(output_weight<T>(op, op.layers[index + 1]));
         barrier.wait();
         add_mlp(op, layer, room);
         barrier.arrive();

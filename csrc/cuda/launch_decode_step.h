@@ -29,7 +29,7 @@ struct DecodeStepLaunch {
     // Bytes of dynamic shared memory: three rows of fp32, what a product reads, then partial sums or the parts of attention.
     std::int64_t operand = 0, scratch = 0, shared = 0;
     // Floats of the workspace; the counter of the barriers is its beginning.
-    std::int64_t stream = 0, heads = 0, partials = 0, hidden = 0, workspace = 0;
+    std::int64_t stream = 0, heads = 0, partials = 0, maxima = 0, totals = 0, hidden = 0, workspace = 0;
 };
 
 inline std::int64_t round_up(std::int64_t value, std::int64_t unit) { return divide_up(value, unit) * unit; }
@@ -52,18 +52,20 @@ inline DecodeStepLaunch launch_decode_step(const DecodeStepShape& step, int byte
     while (launch.shape.lanes * vector < step.head_dim) launch.shape.lanes *= 2;
     launch.splits = static_cast<int>(std::max<std::int64_t>(1, launch.shape.grid / step.heads));
 
-    const std::int64_t warps = launch.shape.block / 32;
+    const std::int64_t warps = launch.shape.block / 32, parts = std::int64_t{step.heads} * launch.splits;
     const std::int64_t attention = warps * (step.head_dim + 2) + 3 * step.head_dim;
     launch.operand = round_up(3 * step.width * 4, vector_bytes);
     launch.scratch = launch.operand + round_up(std::max(step.hidden(), step.queries()) * bytes, vector_bytes);
-    launch.shared = launch.scratch + std::max<std::int64_t>(step_sums, attention) * 4;
+    launch.shared = launch.scratch + std::max({std::int64_t{step_sums}, attention, 3 * parts}) * 4;
     if (launch.shared > step_most_shared)
         throw ShapeError("decode_step: width " + std::to_string(step.width) + " needs more shared memory than a block has");
 
     launch.stream = step_line;
     launch.heads = launch.stream + round_up(step.width, step_line);
     launch.partials = launch.heads + round_up(step.queries() + 2 * step.keys(), step_line);
-    launch.hidden = launch.partials + round_up(std::int64_t{step.heads} * launch.splits * (step.head_dim + 2), step_line);
+    launch.maxima = launch.partials + round_up(parts * step.head_dim, step_line);
+    launch.totals = launch.maxima + round_up(parts, step_line);
+    launch.hidden = launch.totals + round_up(parts, step_line);
     launch.workspace = launch.hidden + round_up(step.hidden(), step_line);
     return launch;
 }

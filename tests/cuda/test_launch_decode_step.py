@@ -24,9 +24,13 @@ def test_parts_of_memory_follow_each_other(heads, kv_heads, head_dim, width, mul
     assert plan["lanes"] * plan["vector"] >= head_dim and 32 % plan["lanes"] == 0
     assert plan["operand"] >= 3 * width * 4 and plan["operand"] % 16 == plan["scratch"] % 16 == 0
     assert plan["scratch"] - plan["operand"] >= 2 * max(4 * width, queries)
-    assert plan["shared"] - plan["scratch"] >= 4 * max(warps, warps * (head_dim + 2) + 3 * head_dim)
-    places = [plan[name] for name in ("stream", "heads", "partials", "hidden", "workspace")]
-    needed = (width, queries + 2 * keys, heads * plan["splits"] * (head_dim + 2), 4 * width)
+    assert plan["shared"] - plan["scratch"] >= 4 * max(
+        3 * heads * plan["splits"], warps * (head_dim + 2) + 3 * head_dim
+    )
+    places = [plan[name] for name in ("stream", "heads", "partials", "maxima", "totals", "hidden", "workspace")]
+    parts = heads * plan["splits"]
+    assert plan["shared"] - plan["scratch"] >= 4 * max(3 * parts, warps * (head_dim + 2) + 3 * head_dim)
+    needed = (width, queries + 2 * keys, parts * head_dim, parts, parts, 4 * width)
     assert places[0] > 0 and all(place % 32 == 0 for place in places)
     assert all(end - begin >= size for begin, end, size in zip(places, places[1:], needed, strict=False))
 

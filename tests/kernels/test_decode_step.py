@@ -14,6 +14,7 @@ from pynanochat.engine.requests import Request
 from pynanochat.engine.sampling import Sampling
 from pynanochat.engine.scheduler import Scheduler
 from pynanochat.model import GPTConfig
+from pynanochat.ops import decode_step_gpu
 from tests.engine.fakes import ByteTokenizer, small_model
 
 OP = "decode_step"
@@ -21,8 +22,8 @@ DTYPES = [torch.float32, torch.bfloat16]
 PAGE = 4
 SMALL = {"vocab_size": 265, "sequence_len": 160, "n_layer": 2, "n_head": 2, "n_kv_head": 2, "n_embd": 32}
 CASES = {
-    "2026, grouped": ("2026", {"n_layer": 3, "n_head": 4, "n_embd": 64}, 6),
-    "beyond a window": ("2026", {"window_pattern": "SL"}, 133),
+    "2026, grouped": ("2026", {"n_layer": 3, "n_head": 4, "n_embd": 48}, 6),
+    "beyond a window, in parts": ("2026", {"window_pattern": "SL", "n_embd": 64}, 133),
     "2025": ("2025", {}, 3),
     "first token": ("2026", {"backout": False}, 0),
     "odd width, wide heads": (
@@ -90,17 +91,13 @@ def use(monkeypatch):
     return lambda backend: monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-@torch.inference_mode()
-def test_steps(backend, device, no_worse, use, case, dtype):
+def check_steps(backend, no_worse, use, model, filled, count):
     """Several steps behind a prompt that all have run in the plain way: no worse than the model's own pass."""
-    arch, fields, filled = case
     use("reference")
-    model, words = make(arch, fields, dtype, device), text(filled + STEPS)
+    words = text(filled + count)
     ours, plain, truth = (Row(m, words, filled) for m in (model, model, twin(model, torch.float64)))
     steps = PersistentSteps(model, ours.cache)
-    for _ in range(STEPS):
+    for _ in range(count):
         use(backend)
         logits = ours.after(steps.run(ours.layout()).clone())
         use("reference")
@@ -108,6 +105,22 @@ def test_steps(backend, device, no_worse, use, case, dtype):
     for mine, theirs, exact in zip(ours.pages(), plain.pages(), truth.pages(), strict=True):
         no_worse("cache", mine, theirs, exact)
     ours.cache.check_integrity()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@torch.inference_mode()
+def test_steps(backend, device, no_worse, use, case, dtype):
+    arch, fields, filled = case
+    check_steps(backend, no_worse, use, make(arch, fields, dtype, device), filled, STEPS)
+
+
+@torch.inference_mode()
+def test_blocks_of_a_full_gpu(backend, device, no_worse, use, monkeypatch):
+    """As of a model large enough that every multiprocessor has a block, which then is a large one."""
+    monkeypatch.setattr(decode_step_gpu, "multiprocessors", lambda device: 3)
+    model = make("2026", {"n_embd": 48, "head_dim": 128, "n_layer": 1}, torch.bfloat16, device)
+    check_steps(backend, no_worse, use, model, 145, 1)
 
 
 @torch.inference_mode()
@@ -163,7 +176,7 @@ def test_refuses(backend, device, use):
 
 
 def test_a_scheduler_says_the_same(backend, device, use):
-    """Greedy answers to several prompts, alone and two at a time, with a step launched before the one before is read."""
+    """Greedy answers to several prompts, alone and two at a time, a step launched before the last is read."""
     model = make("2026", {"n_layer": 2, "sequence_len": 64}, torch.float32, device)
     said = []
     for persistent in (False, True):
@@ -225,12 +238,5 @@ def test_in_a_cuda_graph(backend, use):
 @torch.inference_mode()
 def test_steps_of_large_models(backend, no_worse, use, depth):
     """A block on every multiprocessor, many splits; fresh weights, so that only d12 and d24's sizes matter."""
-    use("reference")
-    model = small_model(**GPTConfig.from_depth(depth, vocab_size=5000).to_dict())
-    plain_model = twin(model.to("cuda"), torch.bfloat16)
-    words = text(700)
-    rows = [Row(m, words, 699) for m in (plain_model, plain_model, twin(plain_model, torch.float64))]
-    use(backend)
-    logits = PersistentSteps(plain_model, rows[0].cache).run(rows[0].layout())
-    use("reference")
-    no_worse("logits", logits, rows[1].plain(), rows[2].plain(), 15.0)
+    model = twin(small_model(**GPTConfig.from_depth(depth, vocab_size=5000).to_dict()).to("cuda"), torch.bfloat16)
+    check_steps(backend, no_worse, use, model, 700, 2)
