@@ -51,6 +51,23 @@ __device__ __forceinline__ void rotate_and_norm(const DecodeStep& op, const floa
     }
 }
 
+__device__ __forceinline__ const std::int64_t* table_of(const DecodeStep& op, const DecodeLayer& layer) {
+    return op.numbers + 4 + op.groups + layer.group * op.columns;
+}
+
+// The page of a token, or -1 where the table names none.
+__device__ __forceinline__ std::int64_t page_of(const DecodeStep& op, const DecodeLayer& layer, const std::int64_t* table,
+                                                int token) {
+    const int entry = token / op.page;
+    const std::int64_t page = entry < op.columns ? table[entry] : -1;
+    return page < layer.pages ? page : -1;
+}
+
+// Where a token's key and value of a group begin in a page.
+__device__ __forceinline__ std::int64_t place_of(const DecodeStep& op, std::int64_t page, int token, int group) {
+    return ((page * op.page + token % op.page) * op.shape.kv_heads + group) * op.shape.head_dim;
+}
+
 // What one block sees of one head: the query in fp32, this token's key and value, as they are stored.
 template <class T> struct Head {
     float* q;  // times log2 e / √D
@@ -69,7 +86,8 @@ template <class T> struct Head {
 };
 
 template <class T>
-__device__ __forceinline__ void load_head(const DecodeStep& op, const DecodeLayer& layer, const Head<T>& to, int head, bool writes) {
+__device__ __forceinline__ void load_head(const DecodeStep& op, const DecodeLayer& layer, const Head<T>& to, int head,
+                                          bool writes) {
     const int size = op.shape.head_dim, group = head / (op.shape.heads / op.shape.kv_heads), warp = threadIdx.x / 32;
     const float* heads = op.workspace + op.launch.heads;
     const float *key = heads + queries_of(op) + group * size, *value = key + keys_of(op);
@@ -89,12 +107,12 @@ __device__ __forceinline__ void load_head(const DecodeStep& op, const DecodeLaye
 
 // The sums of tokens [begin, end) of a head, joined over the block's lanes of equal channels in each warp.
 template <class T, int N>
-__device__ __forceinline__ Sums<1, N, tokens_of_lanes> attend(const DecodeStep& op, const DecodeLayer& layer, const Head<T>& mine, int group,
-                                             int begin, int end) {
+__device__ __forceinline__ Sums<1, N, tokens_of_lanes> attend(const DecodeStep& op, const DecodeLayer& layer,
+                                                              const Head<T>& mine, int group, int begin, int end) {
     constexpr int tokens = tokens_of_lanes;
     const int lanes = op.launch.shape.lanes, lane = threadIdx.x % lanes, size = op.shape.head_dim;
     const int stream = threadIdx.x / lanes, streams = blockDim.x / lanes, channel = lane * N;
-    const std::int64_t* table = op.numbers + 4 + op.groups + layer.group * op.columns;
+    const std::int64_t* table = table_of(op, layer);
     const T *keys = static_cast<const T*>(layer.keys), *values = static_cast<const T*>(layer.values);
     float q[N];
     Sums<1, N, tokens_of_lanes> sums;
@@ -113,11 +131,10 @@ __device__ __forceinline__ Sums<1, N, tokens_of_lanes> attend(const DecodeStep& 
             const int token = first + u * streams + stream;
             seen[u] = token < end;
             const bool own = token == op.numbers[2];  // not yet, or by another block, in its page
-            const int entry = token / op.page;
-            const std::int64_t page = seen[u] && !own && entry < op.columns ? table[entry] : -1;
-            lost[u] = seen[u] && !own && (page < 0 || page >= layer.pages);
+            const std::int64_t page = seen[u] && !own ? page_of(op, layer, table, token) : -1;
+            lost[u] = seen[u] && !own && page < 0;
             if (!seen[u] || lost[u] || channel >= size) continue;
-            const std::int64_t place = ((page * op.page + token % op.page) * op.shape.kv_heads + group) * size;
+            const std::int64_t place = place_of(op, page, token, group);
             k[u] = *reinterpret_cast<const Vector<T, N>*>((own ? mine.k : keys + place) + channel);
             v[u] = *reinterpret_cast<const Vector<T, N>*>((own ? mine.v : values + place) + channel);
         }
@@ -145,14 +162,37 @@ __device__ __forceinline__ Sums<1, N, tokens_of_lanes> attend(const DecodeStep& 
     return sums;
 }
 
-// Of `count` parts with their maxima and totals: those of all together.
+// Of `count` parts with their maxima and totals in shared memory: those of all together. For whole warps; a lane reads every 32nd.
 struct Joined {
     float maximum = nothing, total = 0.0f;
     __device__ __forceinline__ Joined(const float* maxima, const float* totals, int count) {
-        for (int i = 0; i < count; ++i) maximum = fmaxf(maximum, maxima[i]);
-        for (int i = 0; i < count; ++i) total += totals[i] * exp2f(maxima[i] - maximum);
+        const int lane = threadIdx.x % 32;
+        for (int i = lane; i < count; i += 32) maximum = fmaxf(maximum, maxima[i]);
+        for (int offset = 16; offset > 0; offset /= 2) maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, offset));
+        for (int i = lane; i < count; i += 32) total += totals[i] * exp2f(maxima[i] - maximum);
+        total = warp_sum(total);
     }
 };
+
+// Asks for the keys and values of this block's first part: not the new token's, which are not there yet.
+template <class T> __device__ __forceinline__ void ask_for_pages(const DecodeStep& op, const DecodeLayer& layer) {
+    const Tokens tokens(op, layer);
+    const int parts = tokens.parts(), head = blockIdx.x / parts, size = op.shape.head_dim;
+    if (head >= op.shape.heads) return;
+    constexpr int line = 128 / sizeof(T);
+    const int group = head / (op.shape.heads / op.shape.kv_heads), lines = (size + line - 1) / line;
+    const int begin = tokens.first + (blockIdx.x - head * parts) * tokens.part;
+    const int count = (min(begin + tokens.part, tokens.end - 1) - begin) * lines;
+    const std::int64_t* table = table_of(op, layer);
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        const int token = begin + i / lines;
+        const std::int64_t page = page_of(op, layer, table, token);
+        if (page < 0) continue;
+        const std::int64_t place = place_of(op, page, token, group) + i % lines * line;
+        ask(static_cast<const T*>(layer.keys) + place);
+        ask(static_cast<const T*>(layer.values) + place);
+    }
+}
 
 // Attention, a block for a head and a part of its tokens: partial sums in the workspace.
 template <class T>
@@ -189,31 +229,30 @@ __device__ __forceinline__ void attend_parts(const DecodeStep& op, const DecodeL
 }
 
 // room.operand = the parts of attention joined. Every block does all heads, a thread four channels.
-template <class T> __device__ __forceinline__ void join_attention(const DecodeStep& op, const DecodeLayer& layer, const Room<T>& room) {
+template <class T>
+__device__ __forceinline__ void join_attention(const DecodeStep& op, const DecodeLayer& layer, const Room<T>& room) {
     const int size = op.shape.head_dim, queries = queries_of(op), splits = op.launch.splits, parts = Tokens(op, layer).parts();
-    const int count = op.shape.heads * parts;
-    float *maxima = room.scratch, *totals = maxima + count, *weights = totals + count;
-    for (int i = threadIdx.x; i < count; i += blockDim.x) {
-        const int place = i / parts * splits + i % parts;
-        maxima[i] = fresh(op.workspace + op.launch.maxima + place);
-        totals[i] = fresh(op.workspace + op.launch.totals + place);
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < count; i += blockDim.x) {
-        const int first = i / parts * parts;
-        const Joined all(maxima + first, totals + first, parts);
-        weights[i] = exp2f(maxima[i] - all.maximum) / all.total;
+    const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    for (int head = threadIdx.x / 32; head < op.shape.heads; head += warps) {
+        float *maxima = room.scratch + head * 3 * parts, *totals = maxima + parts, *weights = totals + parts;
+        for (int i = lane; i < parts; i += 32) {
+            maxima[i] = fresh(op.workspace + op.launch.maxima + head * splits + i);
+            totals[i] = fresh(op.workspace + op.launch.totals + head * splits + i);
+        }
+        const Joined all(maxima, totals, parts);
+        for (int i = lane; i < parts; i += 32) weights[i] = exp2f(maxima[i] - all.maximum) / all.total;
     }
     __syncthreads();
     for (int i = threadIdx.x * 4; i < queries; i += blockDim.x * 4) {
         const int head = i / size;
         const float* values = op.workspace + op.launch.partials + head * splits * size + (i - head * size);
+        const float* weights = room.scratch + head * 3 * parts + 2 * parts;
         float sums[4] = {};
 #pragma unroll 4
         for (int part = 0; part < parts; ++part) {
             const auto value = fresh_vector<float, 4>(values + part * size);
 #pragma unroll
-            for (int n = 0; n < 4; ++n) sums[n] += value.at[n] * weights[head * parts + part];
+            for (int n = 0; n < 4; ++n) sums[n] += value.at[n] * weights[part];
         }
         store(room.operand + i, sums);
     }

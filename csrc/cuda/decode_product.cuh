@@ -12,7 +12,8 @@
 namespace pynanochat::cuda {
 
 constexpr int at_once = 8;            // vectors that a lane of a product has in flight
-constexpr int asked_bytes = 64 << 10;  // of a product that a block asks for ahead: three products of all blocks must fit L2
+constexpr int asked_lines = 512;  // of a product that a block asks for ahead, 64 KB: three products of all blocks must fit L2
+constexpr int more_lines = 1024;  // that it asks for when the product begins, while it reads those
 
 __device__ __forceinline__ int width_of(const DecodeStep& op) { return static_cast<int>(op.shape.width); }
 __device__ __forceinline__ int queries_of(const DecodeStep& op) { return op.shape.heads * op.shape.head_dim; }
@@ -94,16 +95,19 @@ template <class T> struct QueriesKeysValues {
     }
 };
 
-// Asks for the first lines of this block's rows.
-template <class T, template <class> class M> __device__ __forceinline__ void ask_for(const M<T>& matrix) {
+// Asks for the lines [begin, end) of this block's rows, as far as it has them.
+template <class T, template <class> class M> __device__ __forceinline__ void ask_for(const M<T>& matrix, int begin, int end) {
     const Rows mine = rows_of_block(matrix.rows);
     constexpr int line = 128 / sizeof(T);
     const int lines = (matrix.columns + line - 1) / line;
-    const int wanted = min((mine.end - mine.begin) * lines, asked_bytes / 128);
-    for (int i = threadIdx.x; i < wanted; i += blockDim.x) {
+    end = min((mine.end - mine.begin) * lines, end);
+    for (int i = begin + threadIdx.x; i < end; i += blockDim.x) {
         const int row = i / lines;
         ask(matrix.row(mine.begin + row) + (i - row * lines) * line);
     }
+}
+template <class T, template <class> class M> __device__ __forceinline__ void ask_for(const M<T>& matrix) {
+    ask_for(matrix, 0, asked_lines);
 }
 
 // Over the warp, the sums of eight values at once: lane 4·j gets that of value j.
@@ -131,6 +135,7 @@ __device__ __forceinline__ void product(const M<T>& matrix, const Room<T>& room,
     const int vectors = matrix.columns / N, chunks = (vectors + 31) / 32, rows_at_once = step_sums / chunks;
     const float per_chunk = 1.0f / chunks;  // a chunk's row is its number over `chunks`, which fp32 has exactly up to 2^22
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    ask_for(matrix, asked_lines, asked_lines + more_lines);
     for (int first = mine.begin; first < mine.end; first += rows_at_once) {
         const int rows = min(rows_at_once, mine.end - first), count = rows * chunks;
         for (int begin = warp; begin < count; begin += warps * at_once) {

@@ -9,19 +9,21 @@
 // parts of attention, the stream after attention, hidden, the stream after the MLP. What is cheap every block does whole for itself
 // instead (embedding, norms, residual scalars, joining the parts of attention); so the residual stream lies in each block's shared
 // memory in fp32, and only its change goes through L2. Between arriving at a barrier and waiting there a block asks L2 for its first
-// 64 KB of the product after the next, as weights depend on nothing: memory goes on working while the blocks wait for each other.
+// 64 KB of the product after the next (weights depend on nothing) and for its keys and values; when a product begins, for 128 KB
+// more of it. So memory goes on working while the blocks wait for each other and do what stands before a product.
 //
 // Everything of a step is read from device memory, so the launch may stand in a CUDA graph. The barriers' counter is set to 0 on the
 // stream before each launch: a launch that was broken off leaves nothing behind that could hold up the next.
 //
 // Bound: memory, every weight once: d12 (C 768, V 32,768) 220 MB in bf16, 52 us at 4.2 TB/s (H200); d24 (C 1,536) 1.46 GB, 350 us;
 // of keys and values 1,024 tokens add at most 38 MB and 151 MB. ESTIMATED, not measured: a barrier and what a phase does before its
-// product (reading the stream, a norm) take about 1.8 us, nine a layer; d12 is bound by them, 12·9 + 30 + 16 = 155 us a token (6,400
-// tokens/s); d24 asks for 8 MB a barrier, 2 us of memory's time, so that about half of 24·9 us hides: 350 + 108 = 460 us (2,200).
+// product (reading the stream, a norm) take about 1.8 us, nine a layer; d12 is bound by them, 12·9 + 30 + 16 = 155 us a token
+// (6,400 tokens/s); in d24 what was asked for, 30 MB a layer, keeps memory busy for seven of the nine: 350 + 24·2 + 16 = 415 us
+// (2,400 tokens/s), with keys and values of a full window 36 us more.
 //
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  phases, barriers, products in chunks of 32 vectors, split attention, weights asked for one product ahead
-//   2  two products ahead; the sums of a row by eight lanes; parts of attention joined by weights known beforehand, not one by one
+//   2  two products ahead, pages too; a row's sums by eight lanes; parts of attention joined by weights, not one after the other
 // Registers (ptxas 13.0, sm_80 and sm_90a): 124 to 128, no spills; at most 96 KB of shared memory.
 #include "cuda/decode_step.h"
 
@@ -183,6 +185,7 @@ template <class T> __global__ void __launch_bounds__(512, 1) step(const __grid_c
         const bool last = index + 1 == op.layer_count;
         make_heads(op, layer, index, room);
         barrier.arrive();
+        ask_for_pages<T>(op, layer);
         ask_for(hidden_weight<T>(op, layer));
         barrier.wait();
         attend_parts(op, layer, room);
