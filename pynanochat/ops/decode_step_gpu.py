@@ -23,7 +23,10 @@ class Kernel:
         device, size = plan.embedding.device, plan.embedding.element_size()
         shape = (plan.embedding.size(1), plan.vocab, plan.heads, plan.kv_heads, plan.head_dim, size)
         launch = _C.launch_decode_step(*shape, multiprocessors(device))
-        self.layers = torch.tensor([_addresses(layer) for layer in plan.layers], device=device)
+        layers = torch.tensor([_addresses(layer) for layer in plan.layers])
+        if device.type == "cuda":
+            layers = layers.pin_memory()  # a plan may be made between steps that wait for nothing
+        self.layers = layers.to(device, non_blocking=True)
         self.workspace = torch.empty(launch["workspace"], dtype=torch.float32, device=device)
         self.logits = torch.empty(1, plan.vocab, dtype=torch.float32, device=device)
         self.tensors = [plan.embedding, plan.head, plan.smear_gate, plan.smear_scale, plan.stream_scales]

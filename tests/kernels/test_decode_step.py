@@ -175,6 +175,15 @@ def test_refuses(backend, device, use):
             PersistentSteps(row.model, row.cache).run(row.layout())
 
 
+def test_blocks_that_would_wait_for_ever_are_not_launched(backend, device, use, monkeypatch):
+    """More blocks than the GPU has room for at once, as of a plan that was made for a larger one."""
+    monkeypatch.setattr(decode_step_gpu, "multiprocessors", lambda device: 10_000)
+    row = Row(make("2026", {"n_embd": 1024, "n_layer": 1}, torch.float32, device), text(2), 0)
+    use(backend)
+    with pytest.raises(RuntimeError, match="would not all be resident"), torch.inference_mode():
+        PersistentSteps(row.model, row.cache).run(row.layout())
+
+
 def test_a_scheduler_says_the_same(backend, device, use):
     """Greedy answers to several prompts, alone and two at a time, a step launched before the last is read."""
     model = make("2026", {"n_layer": 2, "sequence_len": 64}, torch.float32, device)
