@@ -12,6 +12,7 @@ from pynanochat.engine.graphs import WARM, DecodeGraphs
 from pynanochat.engine.requests import Request
 from pynanochat.engine.sampling import Sampling
 from pynanochat.engine.scheduler import Scheduler
+from pynanochat.ops import backends
 from tests.engine.fakes import ByteTokenizer, small_model
 from tests.engine.scheduling import FREE, GREEDY, TOKENIZER, model_of, prompt_of, request
 from tests.engine.test_graphs import FakeGraph, NothingAsked
@@ -301,3 +302,27 @@ def test_on_a_gpu_it_says_the_same_as_one_that_waits(record_property, seed):
                 answers[-1].setdefault((ticket, token.row), []).append(token.id)
             scheduler.check_integrity()
     assert answers[0] == answers[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True])
+def test_on_a_gpu_nothing_waits_but_for_the_tokens(record_property, monkeypatch, graphs):
+    """torch itself watches: it refuses copies and questions that wait for the GPU, but not the wait for an event."""
+    if not torch.cuda.is_available() or backends.missing("triton"):
+        pytest.skip(backends.missing("triton") or "no GPU here")
+    record_property("op", "decode_ahead")
+    record_property("backend", "cuda")
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", "triton")
+    model = small_model(sequence_len=256).to("cuda")
+    scheduler = Scheduler(model, TOKENIZER, cache_tokens=4096, most_rows=4)
+    scheduler.graphs = DecodeGraphs(model, scheduler.cache, 4) if graphs else None
+    for number, sampling in enumerate(SAMPLINGS[-4:]):
+        scheduler.submit(request(prompt_of(9, seed=number), 200, sampling, seed=number))
+    for _ in range(2 * WARM):  # kernels are compiled and graphs captured, which waits
+        scheduler.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert [len(scheduler.step()) for _ in range(40)] == [4] * 40
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    scheduler.check_integrity()
