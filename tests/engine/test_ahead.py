@@ -241,6 +241,18 @@ def test_nothing_runs_beyond_the_last_token():
     assert scheduler.done(ticket) and max(lengths) == 95 and not scheduler._flights
 
 
+def test_nobody_leaves_for_a_token_that_is_not_known():
+    """The first answer needs a page just when the second is about to end."""
+    scheduler = Scheduler(model_of(), TOKENIZER, ahead=True, cache_tokens=24, page=4)
+    for number, most in enumerate((9, 5)):
+        scheduler.submit(request(prompt_of(8, seed=number), most))
+    full = False
+    while scheduler.busy:
+        scheduler.step()
+        full |= not any(group.pool.available for group in scheduler.cache.groups)
+    assert full and scheduler.stats()["preemptions"] == 0 and scheduler.stats()["made_tokens"] == 14
+
+
 def test_a_held_answer_takes_its_token_when_it_is_released():
     scheduler, alone = Scheduler(model_of(), TOKENIZER, ahead=True), Scheduler(model_of(), TOKENIZER, ahead=False)
     for one in (scheduler, alone):
