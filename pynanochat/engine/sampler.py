@@ -79,9 +79,7 @@ def sample_unasked(logits, samplings: list[Sampling], numbers: list[float]):
     settings = torch.zeros(5, aligned, dtype=torch.float64, pin_memory=logits.device.type == "cuda")
     given = [(s.temperature, s.top_p, s.min_p, number) for s, number in zip(samplings, numbers, strict=True)]
     settings[:4, :rows] = torch.tensor(given, dtype=torch.float64).T
-    settings[4, :rows].view(torch.int64).copy_(
-        torch.tensor([s.top_k for s in samplings])
-    )  # these bits are whole numbers
+    settings[4, :rows] = torch.tensor([s.top_k for s in samplings]).view(torch.float64)  # whole numbers, bit by bit
     settings = settings.to(logits.device, non_blocking=True)[:, :rows]
     temperature, top_p, min_p, number, top_k = settings
     return ops.sample_tokens(logits, temperature, top_k.view(torch.int64), top_p, min_p, number)
