@@ -9,14 +9,20 @@ from pynanochat.bench.bench_engine import Tokenizer
 from pynanochat.engine.requests import Request
 from pynanochat.engine.scheduler import Scheduler
 
-ROUNDS = 5
+ROUNDS = 3  # of at most 200 steps each way, so that the context is not full before the last
 
 
 def speak(model, rows: int) -> list[dict]:
     """A row for each way of stepping with `rows` answers."""
-    schedulers = {"ahead": talking(model, rows, True), "waiting": talking(model, rows, False)}
-    times = timing.interleave({name: scheduler.step for name, scheduler in schedulers.items()}, rounds=ROUNDS)
-    assert all(scheduler.stats()["running"] == rows for scheduler in schedulers.values()), "the context was too short"
+    scheduler = talking(model, rows)
+
+    def step(ahead):
+        scheduler.ahead = ahead
+        scheduler.step()
+
+    ways = {"ahead": lambda: step(True), "waiting": lambda: step(False)}
+    times = timing.interleave(ways, rounds=ROUNDS)
+    assert scheduler.stats()["running"] == rows, "the context was too short"
     return [
         {
             "op": "decode_tokens",
@@ -30,16 +36,13 @@ def speak(model, rows: int) -> list[dict]:
     ]
 
 
-def talking(model, rows: int, ahead: bool) -> Scheduler:
+def talking(model, rows: int) -> Scheduler:
     """A scheduler in which every step is a token for each of so many answers, until the context is full."""
-    config = model.config
-    scheduler = Scheduler(
-        model, Tokenizer(), cache_tokens=rows * (config.sequence_len + 64), most_rows=rows, ahead=ahead
-    )
+    length = model.config.sequence_len
+    scheduler = Scheduler(model, Tokenizer(), cache_tokens=rows * (length + 64), most_rows=rows)
     for row in range(rows):
-        prompt = (row, *[1] * (config.sequence_len // 4 - 1))
-        request = Request(prompt, max_tokens=config.sequence_len, seed=row, stop_tokens=frozenset(), tools=False)
-        scheduler.submit(request)
+        prompt = (row, *[1] * (length // 4 - 1))
+        scheduler.submit(Request(prompt, max_tokens=length, seed=row, stop_tokens=frozenset(), tools=False))
     while len(scheduler.step()) < rows:
         pass
     return scheduler

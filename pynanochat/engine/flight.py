@@ -2,7 +2,7 @@
 
     flight = Flight(answers, ids)                  ids (R,) as they were drawn, on the device
     drawn.put(ids)                                 the next step takes them up there
-    numbers = flight.tokens_of(answer)             which of them its next token is, as long as nobody has read it
+    tokens = flight.tokens_of(answer)              its last ones, the one that nobody has read as its number in drawn
     ids = flight.read()                            waits for this step, whatever was launched behind it
 
 R answers, V vocabulary.
@@ -37,8 +37,8 @@ class Flight:
     """A step that was launched and is not read: which answers get its tokens, and what the host needs to go on.
 
     ahead: the answers whose own last token was not read when this step was launched, so that their sequences in the
-    cache are yet to advance. waits: the next step may only be launched when this one is read, as its logits or all
-    tokens so far are asked for; logits and made, the tokens of prompts that it scored, are then read with it.
+    cache are yet to advance. waits: the next step, which may overwrite the logits, must not be launched before this one
+    is read, as they are asked for. made: tokens of prompts that it scored.
     """
 
     def __init__(self, answers, ids: torch.Tensor | None, ahead=frozenset(), waits=False, logits=None, made=()):

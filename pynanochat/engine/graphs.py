@@ -7,10 +7,11 @@ R rows of a step, S rows of a graph (the smallest size that holds R), M entries 
         logits = graphs.run(layout)            # (R, V); overwritten by the next run
 
 A step of a small model is hundreds of launches of a few microseconds each; replayed they follow each other on the GPU
-without the host. A graph reads and writes fixed addresses: the step's integers lie in one static buffer, the cache gets
-all of its pages at once, and rows beyond R are padding: id 0 at position 0, whose keys and values go to a page that no
-sequence has. A size is captured once it has been used WARM times: short runs, and the first calls of kernels, which
-compile and allocate, stay outside.
+without the host, which is itself a step ahead: ids that only the GPU knows are looked up within the graph. A graph
+reads and writes fixed addresses: the step's integers lie in one static buffer, the cache gets all of its pages at once,
+and rows beyond R are padding: id 0 at position 0, whose keys and values go to a page that no sequence has. A size is
+captured once it has been used WARM times: short runs, and the first calls of kernels, which compile and allocate, stay
+outside.
 
 What a graph runs must ask the GPU for nothing and have shapes that do not depend on values. tests/engine/test_graphs.py
 watches that, with a stand-in for CudaGraph; it has not run on a GPU yet.

@@ -74,13 +74,15 @@ def sample(
 def sample_unasked(logits, samplings: list[Sampling], numbers: list[float]):
     """What `sample` gives without a penalty, by the op that asks a GPU for nothing: the settings go there in one copy,
     and the host first waits where the tokens are read."""
-    rows = [(s.temperature, s.top_k, s.top_p, s.min_p, n) for s, n in zip(samplings, numbers, strict=True)]
-    aligned = len(rows) + len(rows) % 2  # kernels are compiled for addresses that divide by 16
+    rows = len(samplings)
+    aligned = rows + rows % 2  # kernels are compiled for addresses that divide by 16
     settings = torch.zeros(5, aligned, dtype=torch.float64, pin_memory=logits.device.type == "cuda")
-    settings[:, : len(rows)] = torch.tensor(rows, dtype=torch.float64).T
-    settings = settings.to(logits.device, non_blocking=True)
-    temperature, top_k, top_p, min_p, number = (x[: len(rows)] for x in settings)
-    return ops.sample_tokens(logits, temperature, top_k.long(), top_p, min_p, number)
+    given = [(s.temperature, s.top_p, s.min_p, number) for s, number in zip(samplings, numbers, strict=True)]
+    settings[:4, :rows] = torch.tensor(given, dtype=torch.float64).T
+    settings[4, :rows] = torch.tensor([s.top_k for s in samplings]).view(torch.float64)  # whole numbers, bit by bit
+    settings = settings.to(logits.device, non_blocking=True)[:, :rows]
+    temperature, top_p, min_p, number, top_k = settings
+    return ops.sample_tokens(logits, temperature, top_k.view(torch.int64), top_p, min_p, number)
 
 
 def draw(weights, numbers):

@@ -278,7 +278,8 @@ class Scheduler:
         """(answer, tokens) that this step runs, with pages for them all.
 
         Those are every answer that is past its prompt and, of prompts, in their order, as much as a chunk holds. An
-        answer whose token is under way runs with it unless it is sure to be its last.
+        answer whose token is under way runs with it unless it is sure to be its last, or no page is free: nobody has to
+        leave for a token that is not known.
         """
         parts, chunk = [], self.chunk
         for answer in list(self._running):
@@ -286,7 +287,7 @@ class Scheduler:
                 continue
             count = len(answer.tokens) - answer.cached.length
             if not count:
-                count = int(answer.made + 1 < answer.ticket.room)
+                count = int(answer.made + 1 < answer.ticket.room and self.cache.reserve(answer.cached, 1))
             if count > 1:
                 count = min(count, chunk)
                 chunk -= count

@@ -12,6 +12,7 @@ from pynanochat.engine.graphs import WARM, DecodeGraphs
 from pynanochat.engine.requests import Request
 from pynanochat.engine.sampling import Sampling
 from pynanochat.engine.scheduler import Scheduler
+from pynanochat.ops import backends
 from tests.engine.fakes import ByteTokenizer, small_model
 from tests.engine.scheduling import FREE, GREEDY, TOKENIZER, model_of, prompt_of, request
 from tests.engine.test_graphs import FakeGraph, NothingAsked
@@ -240,6 +241,18 @@ def test_nothing_runs_beyond_the_last_token():
     assert scheduler.done(ticket) and max(lengths) == 95 and not scheduler._flights
 
 
+def test_nobody_leaves_for_a_token_that_is_not_known():
+    """The first answer needs a page just when the second is about to end."""
+    scheduler = Scheduler(model_of(), TOKENIZER, ahead=True, cache_tokens=24, page=4)
+    for number, most in enumerate((9, 5)):
+        scheduler.submit(request(prompt_of(8, seed=number), most))
+    full = False
+    while scheduler.busy:
+        scheduler.step()
+        full |= not any(group.pool.available for group in scheduler.cache.groups)
+    assert full and scheduler.stats()["preemptions"] == 0 and scheduler.stats()["made_tokens"] == 14
+
+
 def test_a_held_answer_takes_its_token_when_it_is_released():
     scheduler, alone = Scheduler(model_of(), TOKENIZER, ahead=True), Scheduler(model_of(), TOKENIZER, ahead=False)
     for one in (scheduler, alone):
@@ -301,3 +314,27 @@ def test_on_a_gpu_it_says_the_same_as_one_that_waits(record_property, seed):
                 answers[-1].setdefault((ticket, token.row), []).append(token.id)
             scheduler.check_integrity()
     assert answers[0] == answers[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True])
+def test_on_a_gpu_nothing_waits_but_for_the_tokens(record_property, monkeypatch, graphs):
+    """torch itself watches: it refuses copies and questions that wait for the GPU, but not the wait for an event."""
+    if not torch.cuda.is_available() or backends.missing("triton"):
+        pytest.skip(backends.missing("triton") or "no GPU here")
+    record_property("op", "decode_ahead")
+    record_property("backend", "cuda")
+    monkeypatch.setenv("PYNANOCHAT_BACKEND", "triton")
+    model = small_model(sequence_len=256).to("cuda")
+    scheduler = Scheduler(model, TOKENIZER, cache_tokens=4096, most_rows=4)
+    scheduler.graphs = DecodeGraphs(model, scheduler.cache, 4) if graphs else None
+    for number, sampling in enumerate(SAMPLINGS[-4:]):
+        scheduler.submit(request(prompt_of(9, seed=number), 200, sampling, seed=number))
+    for _ in range(2 * WARM):  # kernels are compiled and graphs captured, which waits
+        scheduler.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert [len(scheduler.step()) for _ in range(40)] == [4] * 40
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    scheduler.check_integrity()

@@ -140,6 +140,25 @@ def _storages(group):
     return [x for both in group.storage.values() for x in both]
 
 
+@torch.inference_mode()
+def test_the_host_fills_one_buffer_while_the_other_may_be_on_its_way(monkeypatch):
+    """And the one that it fills only when it has arrived."""
+    log = []
+    for name in ("wait", "send"):
+        plain = getattr(graphs_module._Host, name)
+        watch = lambda host, *args, plain=plain, name=name: (log.append((name, host)), plain(host, *args))  # noqa: E731
+        monkeypatch.setattr(graphs_module._Host, name, watch)
+    model, texts = small_model(), prompts(2)
+    cache = cache_of(model)
+    layout = cache.layout([(s, t, 1) for s, t in zip(filled(model, cache, texts), texts, strict=True)])
+    graphs = DecodeGraphs(model, cache, 2, FakeGraph)
+    logits = [graphs.run(layout).clone() for _ in range(4)]
+    assert all(torch.equal(one, logits[0]) for one in logits)
+    assert [name for name, _ in log] == ["wait", "send"] * 5  # once more for the capture
+    hosts = [host for _, host in log]
+    assert hosts[::2] == hosts[1::2] and hosts[:-4:2] == hosts[4::2] and hosts[0] is not hosts[2]
+
+
 def test_the_spare_page_is_nobodys_and_addresses_stay():
     model = small_model()
     cache = cache_of(model, tokens=64)
