@@ -7,7 +7,7 @@ import torch
 
 from pynanochat.errors import UsageError
 from pynanochat.model import GPT, GPTConfig, lora
-from pynanochat.model.fp8 import MEASURED, Fp8, unable
+from pynanochat.model.fp8 import Fp8, unable
 from pynanochat.optim import build_optimizer
 
 SIZE = {"head_dim": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "vocab_size": 50, "sequence_len": 33}
