@@ -32,7 +32,7 @@ class Scale:
     def measure(self, x) -> None:
         """While measuring, take the scale from x itself, in a pass over it."""
         if self.measuring:
-            largest = torch.where(x.isfinite(), x.abs(), 0).amax().float() if x.numel() else self.amax
+            largest = x.abs().nan_to_num_(0.0, posinf=0.0).amax().float() if x.numel() else self.amax
             self.scale.copy_(power_of_two(largest, torch.finfo(self.dtype).max, self.scale))
             self.inverse.copy_(1 / self.scale)
 

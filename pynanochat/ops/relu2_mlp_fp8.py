@@ -22,21 +22,21 @@ from pynanochat.ops.linear_fp8 import cast, cast_reference, check_widths, filled
 from pynanochat.ops.register import define
 
 
-def exact_relu2(x, w_fc, inverses):
-    return product(x, w_fc, *inverses, torch.float32).relu().square()
+def plain_relu2(x, w_fc, inverses, dtype=torch.float32):
+    return product(x, w_fc, *inverses, dtype).relu_().square_()
 
 
-def exact_slope(dy, w_proj_columns, h, inverses):
-    return product(dy, w_proj_columns, *inverses, torch.float32) * 2 * h.float().sqrt()
+def plain_slope(dy, w_proj_columns, h, inverses, dtype=torch.float32):
+    return product(dy, w_proj_columns, *inverses, dtype).mul_(2 * h.to(dtype).sqrt())
 
 
 def relu2_reference(x, w_fc, inverses, scale, dtype):
-    h = exact_relu2(x, w_fc, inverses)
+    h = plain_relu2(x, w_fc, inverses)
     return h.to(dtype), *cast_reference(h, scale)
 
 
 def slope_reference(dy, w_proj_columns, h, inverses, scale):
-    return cast_reference(exact_slope(dy, w_proj_columns, h, inverses), scale)
+    return cast_reference(plain_slope(dy, w_proj_columns, h, inverses), scale)
 
 
 implement("relu2_mlp_fp8", "reference", types.SimpleNamespace(relu2=relu2_reference, slope=slope_reference))
@@ -80,7 +80,7 @@ _slope_op = define(
 def relu2(x, w_fc, inverses, scale, dtype):
     """The first product and relu², in `dtype` and in 8 bits by rows and by columns."""
     if scale.measuring:  # the result's size is not known before it is there
-        scale.measure(exact_relu2(x, w_fc, inverses))
+        scale.measure(plain_relu2(x, w_fc, inverses, dtype))
     run = _relu2_op if torch.compiler.is_compiling() else _relu2
     return run(x, w_fc, *inverses, scale.scale, scale.inverse, scale.amax, scale.dtype, dtype)
 
@@ -88,7 +88,7 @@ def relu2(x, w_fc, inverses, scale, dtype):
 def slope(dy, w_proj_columns, h, inverses, scale):
     """The gradient before relu² in 8 bits, by rows and by columns."""
     if scale.measuring:
-        scale.measure(exact_slope(dy, w_proj_columns, h, inverses))
+        scale.measure(plain_slope(dy, w_proj_columns, h, inverses, h.dtype))
     run = _slope_op if torch.compiler.is_compiling() else _slope
     return run(dy, w_proj_columns, h, *inverses, scale.scale, scale.inverse, scale.amax, scale.dtype)
 

@@ -1,0 +1,39 @@
+"""`--fp8` of a run: refused where it cannot be, and given to the model that a stage trains.
+
+It is for pretraining, midtraining and SFT. Reinforcement learning goes without: what it learns from must be as likely
+to the policy that learns as it was to the one that was sampled.
+"""
+
+import torch
+
+from pynanochat.errors import UsageError
+from pynanochat.model.fp8 import Fp8, check_sizes, unable
+from pynanochat.ops import backends
+
+OPS = ("linear_fp8", "relu2_mlp_fp8")
+
+
+def check(wanted: bool, device, config=None) -> None:
+    """Raise UsageError where `--fp8` is wanted and `device`, or a model of `config`, cannot have it."""
+    if not wanted:
+        return
+    if reason := unable(device):
+        raise UsageError(
+            f"--fp8: {reason}; products in 8 bits need an NVIDIA GPU of compute capability 8.9 or more (Ada, Hopper "
+            "or newer): leave --fp8 out here"
+        )
+    if config is not None:
+        check_sizes(config)
+
+
+def give(model, wanted: bool, say) -> None:
+    """Make `model` train in 8 bits where that is wanted, and say so in one line."""
+    if not wanted:
+        return
+    device = model.lm_head.weight.device
+    check(wanted, device, model.config)
+    model.fp8 = Fp8(model)
+    tensor = torch.empty(0, device=device)
+    slow = any(backends.choose(op, tensor) == "reference" for op in OPS)
+    unverified = ", by plain torch's casts, which are slow: `pynanochat bench gpu` verifies our own" if slow else ""
+    say(f"the blocks' products are in fp8{unverified}")
