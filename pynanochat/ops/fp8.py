@@ -4,11 +4,13 @@
     y = linear_fp8(x, weight, scales[0:3])               # the casts raise each scale's amax
     scales.update()                                      # once a step
 
-A scale brings the largest magnitude of the last `history` steps just below the format's largest number. It is a power
-of two, so that multiplying is exact and the only rounding is the format's own. What is larger than ever before is cut
-off in its first step. In the first `measured` steps, which have no history to go by, every tensor is measured before it
-is cast, in a pass of its own. Everything stays on the device: nothing here waits for a GPU, and all tensors change in
-place. Each scalar has memory of its own, for products and kernels read it at an address that 16 should divide.
+A scale brings the largest magnitude of the last `history` steps just below the format's largest number, that of a
+gradient below an eighth of it: gradients vary with what a batch teaches, and e5m2 reaches far enough down. It is a
+power of two, so that multiplying is exact and the only rounding is the format's own. What is larger than all that is
+cut off in its first step. In the first `measured` steps, which have no history to go by, every tensor is measured
+before it is cast, in a pass of its own. Everything stays on the device: nothing here waits for a GPU, and all tensors
+change in place. Each scalar has memory of its own, for products and kernels read it at an address that 16 should
+divide.
 """
 
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import torch
 
 E4M3 = torch.float8_e4m3fn  # activations and weights: 3 bits of mantissa, up to 448
 E5M2 = torch.float8_e5m2  # gradients: 2 bits, up to 57,344
+LIMITS = {E4M3: torch.finfo(E4M3).max, E5M2: torch.finfo(E5M2).max / 8}  # for what was seen before
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Scale:
         """While measuring, take the scale from x itself, in a pass over it."""
         if self.measuring:
             largest = x.abs().nan_to_num_(0.0, posinf=0.0).amax().float() if x.numel() else self.amax
-            self.scale.copy_(power_of_two(largest, torch.finfo(self.dtype).max, self.scale))
+            self.scale.copy_(power_of_two(largest, LIMITS[self.dtype], self.scale))
             self.inverse.copy_(1 / self.scale)
 
 
@@ -48,7 +51,7 @@ class Scales:
     """Scales of as many tensors as there are `dtypes`; index or slice it for the Scale of one or several."""
 
     def __init__(self, dtypes, history: int = 16, device=None, measured: int = 1):
-        self.limits = torch.tensor([torch.finfo(dtype).max for dtype in dtypes], device=device)
+        self.limits = torch.tensor([LIMITS[dtype] for dtype in dtypes], device=device)
         self.history = torch.zeros(history, len(dtypes), device=device)  # the newest first
         self.measured, self.updates = measured, 0
         scalar = lambda value: torch.full((), value, device=device)  # noqa: E731

@@ -1,7 +1,8 @@
 """`--fp8` of a run: refused where it cannot be, and given to the model that a stage trains.
 
 It is for pretraining, midtraining and SFT. Reinforcement learning goes without: what it learns from must be as likely
-to the policy that learns as it was to the one that was sampled.
+to the policy that learns as it was to the one that was sampled. Utilisation (MFU) stays that of the bf16 peak, with
+which runs are compared.
 """
 
 import torch

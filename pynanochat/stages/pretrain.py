@@ -208,7 +208,8 @@ def train(run) -> dict:
         sample=lambda model: sample(model, tokenizer, prompts_of(run.source())),
         ranks=ranks,
     )
-    return loop.run() | {"parameters": size.parameters, "dtype": str(dtype).removeprefix("torch.")}
+    name = str(dtype).removeprefix("torch.") + (" and fp8" if run.settings.fp8 else "")
+    return loop.run() | {"parameters": size.parameters, "dtype": name}
 
 
 def _with_recorded_rows(run) -> PretrainSettings:

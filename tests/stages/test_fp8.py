@@ -160,6 +160,7 @@ def test_pretraining_and_sft_train_in_8_bits_and_say_so(tmp_path, monkeypatch, c
     assert run.done("pretrain")["identity"]["fp8"] is True
     with pytest.raises(UsageError, match="fp8 True -> False"):
         make_run(tmp_path, merged=True).check(pretrain)
+    assert run.done("pretrain")["summary"]["dtype"] == "float32 and fp8"
     run.carry_out(sft)
     said = capsys.readouterr().out
     assert said.count("the blocks' products are in fp8, by plain torch's casts") == 2
