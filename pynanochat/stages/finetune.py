@@ -155,7 +155,7 @@ class Finetuning(begin.Beginning):
         if not self.steps:
             self.steps = self._count_steps(loaders())
         self.run.say(self._describe(mixture))
-        fp8.give(self.model, self.run.settings.fp8, self.run.say)
+        fp8.give(self.model, self.run, self.stage)
         streams = loaders()
         if self.device.type == "cuda":
             streams = {i: Prefetch(loader) for i, loader in streams.items()}

@@ -27,14 +27,14 @@ def check(wanted: bool, device, config=None) -> None:
         check_sizes(config)
 
 
-def give(model, wanted: bool, say) -> None:
-    """Make `model` train in 8 bits where that is wanted, and say so in one line."""
-    if not wanted:
+def give(model, run, stage: str) -> None:
+    """Make the `model` of a stage train in 8 bits where its run wants that, and say so in one line."""
+    if not run.settings.fp8:
         return
     device = model.lm_head.weight.device
-    check(wanted, device, model.config)
+    check(True, device, model.config)
     model.fp8 = Fp8(model)
     tensor = torch.empty(0, device=device)
     slow = any(backends.choose(op, tensor) == "reference" for op in OPS)
     unverified = ", by plain torch's casts, which are slow: `pynanochat bench gpu` verifies our own" if slow else ""
-    say(f"the blocks' products are in fp8{unverified}")
+    run.say(f"{stage}: the blocks' products are in fp8{unverified}")

@@ -188,7 +188,7 @@ def train(run) -> dict:
     size = measure(what.config)
     model = GPT(what.config, seed=run.settings.seed, compute_dtype=dtype).to(device)
     run.say(describe(what, size, dtype, device))
-    fp8.give(model, run.settings.fp8, run.say)
+    fp8.give(model, run, NAME)
     loop = TrainingLoop(
         name=NAME,
         folder=run.stage_folder(NAME),

@@ -32,11 +32,11 @@ def rows_of(seed, rows=4):
 def train(model, steps):
     """The losses of `steps` steps of the same two micro-batches: the blocks learn them by heart."""
     optimizer = build_optimizer(model, model.config.arch, lr_multiplier=0.2)
-    losses = []
+    losses, device = [], model.lm_head.weight.device
     for _ in range(steps):
         if model.fp8:
             model.fp8.begin()
-        for ids in (rows_of(1), rows_of(2)):
+        for ids in (rows_of(1).to(device), rows_of(2).to(device)):
             loss = model(ids[:, :-1], ids[:, 1:])
             (loss / 2).backward()
         losses.append(loss.item())
@@ -47,11 +47,21 @@ def train(model, steps):
     return losses
 
 
+@pytest.mark.gpu
+def test_on_a_gpu(record_property):
+    """With torch's own products on the card's tensor cores, whichever kernels of ours are verified there."""
+    if not torch.cuda.is_available() or unable(torch.device("cuda")):
+        pytest.skip("needs a GPU with 8-bit products")
+    record_property("op", "linear_fp8")
+    record_property("backend", "triton")
+    test_it_learns_what_bf16_learns("2026", "cuda")
+
+
 @pytest.mark.parametrize("arch", ["2025", "2026"])
-def test_it_learns_what_bf16_learns(arch):
+def test_it_learns_what_bf16_learns(arch, device="cpu"):
     """Through the first measured steps and those of delayed scales: within 0.02 nats of bf16's loss, which falls by
     0.8 or more."""
-    plain, ours = (model_of(arch, lively=False) for _ in range(2))
+    plain, ours = (model_of(arch, lively=False).to(device) for _ in range(2))
     ours.fp8 = Fp8(ours)
     expected, found = train(plain, 14), train(ours, 14)
     assert expected[-1] < expected[0] - 0.8

@@ -38,6 +38,12 @@ def test_the_largest_of_the_last_steps_counts():
     assert all(scale.inverse * scale.scale == 1 for scale in scales)
 
 
+def test_a_gradient_may_grow_eightfold_before_it_is_cut_off():
+    scales = Scales([E4M3, E5M2])
+    scales.update(torch.tensor([3.0, 7.9]))
+    assert 8 * 7.9 * scales[1].scale <= torch.finfo(E5M2).max < 16 * 7.9 * scales[1].scale
+
+
 def test_what_is_no_number_does_not_spoil_a_scale():
     scales = Scales([E4M3, E4M3, E4M3])
     for amax in ([2.0, 2.0, 2.0], [float("inf"), float("nan"), 4.0]):

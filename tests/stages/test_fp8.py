@@ -163,7 +163,8 @@ def test_pretraining_and_sft_train_in_8_bits_and_say_so(tmp_path, monkeypatch, c
     assert run.done("pretrain")["summary"]["dtype"] == "float32 and fp8"
     run.carry_out(sft)
     said = capsys.readouterr().out
-    assert said.count("the blocks' products are in fp8, by plain torch's casts") == 2
+    for stage in ("pretrain", "sft"):
+        assert f"{stage}: the blocks' products are in fp8, by plain torch's casts" in said
     for stage in ("pretrain", "sft"):
         assert scales(run.stage_folder(stage))["scale"].ne(1).any()
         assert all(math.isfinite(loss) for loss in losses(run.stage_folder(stage)).values())
