@@ -123,7 +123,7 @@ def look_at_fp8(findings: Findings) -> None:
     from pynanochat.model.fp8 import unable
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    findings.fact("--fp8", unable(device) or "can be used here")
+    findings.fact("--fp8", f"no: {reason}" if (reason := unable(device)) else "can be used here")
 
 
 def unverified(passed) -> list[str]:
@@ -178,7 +178,7 @@ LOOKS = [
     ("the extension", look_at_extension, "reinstall from the repository: pip install --force-reinstall --no-deps ."),
     ("triton", look_at_triton, "reinstall it: pip install --force-reinstall triton"),
     ("the results of GPUs", look_at_results, "remove bench/results and run `pynanochat bench gpu` again"),
-    ("fp8", look_at_fp8, "leave --fp8 out"),
+    ("fp8", look_at_fp8, "use --no-fp8"),
     ("the sandbox", look_at_sandbox, "reinstall from the repository: pip install --force-reinstall --no-deps ."),
     ("the ops", look_at_ops, "see the problems above it; if there are none, report this line"),
 ]

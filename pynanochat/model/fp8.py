@@ -44,7 +44,7 @@ def check_sizes(config) -> None:
         if size % WHOLE:
             raise UsageError(
                 f"--fp8: {name} of {size} channels, and products in 8 bits need multiples of {WHOLE}; use another "
-                "--depth or --head-dim, or leave --fp8 out"
+                "--depth or --head-dim, or --no-fp8"
             )
 
 

@@ -21,7 +21,7 @@ def check(wanted: bool, device, config=None) -> None:
     if reason := unable(device):
         raise UsageError(
             f"--fp8: {reason}; products in 8 bits need an NVIDIA GPU of compute capability 8.9 or more (Ada, Hopper "
-            "or newer): leave --fp8 out here"
+            "or newer); use --no-fp8 here"
         )
     if config is not None:
         check_sizes(config)

@@ -145,7 +145,7 @@ def test_two_ranks_have_the_same_scales_and_the_losses_of_one_process(whole, tmp
 
 def test_a_cpu_is_refused_in_one_line(tmp_path):
     run = make_run(tmp_path, fp8=True)
-    with pytest.raises(UsageError, match="^--fp8: cpu is no GPU; .* compute capability 8.9 .* leave --fp8 out here$"):
+    with pytest.raises(UsageError, match="^--fp8: cpu is no GPU; .* compute capability 8.9 .* use --no-fp8 here$"):
         pretrain.check_plan(run, 320, 1, begun=False)
     with pytest.raises(UsageError, match="--fp8: cpu is no GPU"):
         pretrain.describe_plan(run.tables["pretrain"], 320, torch.device("cpu"), run.settings, 1)

@@ -73,7 +73,7 @@ def test_products_in_8_bits_take_more_memory_and_a_card_that_makes_them(card, mo
     with pytest.raises(UsageError, match="--fp8: width of 72 channels"):
         pretrain.plan(settings(depth=1, head_dim=72), 32768, card(78), in_fp8=True)
     capability[0] = (8, 0)
-    with pytest.raises(UsageError, match="--fp8: NVIDIA A100 has compute capability 8.0; .* leave --fp8 out"):
+    with pytest.raises(UsageError, match="--fp8: NVIDIA A100 has compute capability 8.0; .* use --no-fp8 here"):
         pretrain.plan(settings(), 32768, card(78), in_fp8=True)
 
 
