@@ -49,35 +49,44 @@ def check_sizes(config) -> None:
 
 
 class Products:
-    """Products that share an input: their op, their scales (its own, then the weights'), the weights in 8 bits."""
+    """Products that share an input: its scale, those of the weights and all others, and the weights in 8 bits."""
 
-    def __init__(self, op, scales):
-        self.op, self.scales, self.casts = op, scales, None
+    def __init__(self, scales):
+        self.scales, self._casts = scales, None
 
-    def begin(self, weights) -> None:
-        self.casts = [cast(weight.detach(), scale) for weight, scale in zip(weights, self.scales[1:], strict=False)]
+    def begin(self, *weights) -> None:
+        self._casts = [cast(weight.detach(), scale) for weight, scale in zip(weights, self.scales[1:], strict=False)]
 
+    @property
+    def casts(self) -> list:
+        assert self._casts is not None, "Fp8.begin() comes before the step"
+        return self._casts
+
+
+class Linears(Products):
     def __call__(self, x, *weights):
-        assert self.casts is not None, "Fp8.begin() comes before the step"
-        return self.op(x, *weights, self.scales, self.casts)
+        return linears_fp8(x, weights, self.scales, self.casts)
+
+
+class Mlp(Products):
+    def __call__(self, x, w_fc, w_proj):
+        return relu2_mlp_fp8(x, w_fc, w_proj, self.scales, self.casts)
 
 
 class BlockFp8:
     """One block's products."""
 
-    DTYPES = (*[E4M3] * 4, *[E5M2] * 3, E4M3, E4M3, E5M2, *[E4M3] * 4, *[E5M2] * 2)
+    DTYPES = (*[E4M3] * 4, *[E5M2] * 3, E4M3, E4M3, E5M2, *[E4M3] * 4, *[E5M2] * 2)  # of qkv, proj and mlp
 
     def __init__(self, block, scales):
         self.block = block
-        linears = lambda x, *rest: linears_fp8(x, rest[:-2], *rest[-2:])  # noqa: E731
-        self.qkv, self.proj = Products(linears, scales[:7]), Products(linears, scales[7:10])
-        self.mlp = Products(relu2_mlp_fp8, scales[10:])
+        self.qkv, self.proj, self.mlp = Linears(scales[:7]), Linears(scales[7:10]), Mlp(scales[10:])
 
     def begin(self) -> None:
         attn, mlp = self.block.attn, self.block.mlp
-        self.qkv.begin((attn.c_q.weight, attn.c_k.weight, attn.c_v.weight))
-        self.proj.begin((attn.c_proj.weight,))
-        self.mlp.begin((mlp.c_fc.weight, mlp.c_proj.weight))
+        self.qkv.begin(attn.c_q.weight, attn.c_k.weight, attn.c_v.weight)
+        self.proj.begin(attn.c_proj.weight)
+        self.mlp.begin(mlp.c_fc.weight, mlp.c_proj.weight)
 
 
 class Fp8:
