@@ -81,7 +81,7 @@ def check_plan(run, stage: str, processes: int, conversations: int = 0) -> None:
     """Raise what can be known to go wrong before anything is changed: settings, data that cannot be had."""
     wanted = run.tables[stage]
     check_settings(wanted)
-    fp8.check(run.settings.fp8, runtime.pick_device(run.settings.device, run.ranks))
+    fp8.check(run.settings.fp8 and not run.done(stage), runtime.pick_device(run.settings.device, run.ranks))
     if wanted.batch_tokens or conversations:
         check_rows(wanted.batch_tokens, conversations, processes, begin.pretrained(run).sequence_len)
     run.mixture(stage)

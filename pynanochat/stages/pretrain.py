@@ -118,7 +118,8 @@ def check_plan(run, vocab_size: int, processes: int, begun: bool) -> None:
     """
     device = runtime.pick_device(run.settings.device, run.ranks)
     dtype = runtime.pick_compute_dtype(device, run.settings.dtype)
-    wanted, in_fp8 = _with_recorded_rows(run) if begun else run.tables[NAME], run.settings.fp8
+    wanted = _with_recorded_rows(run) if begun else run.tables[NAME]
+    in_fp8 = run.settings.fp8 and not (begun and run.done(NAME))  # what is done needs no card any more
     what = plan(wanted, vocab_size, device, processes, dtype, in_fp8)
     size = measure(what.config).parameters
     # Weights, gradients and at least one moment in fp32; ranks on a CPU share its memory.

@@ -12,7 +12,7 @@ import torch
 
 from pynanochat import checkpoint
 from pynanochat.errors import CheckpointError, Interrupted, UsageError
-from pynanochat.model.fp8 import MEASURED, Fp8
+from pynanochat.model.fp8 import MEASURED, Fp8, unable
 from pynanochat.stages import fp8, pretrain
 from tests.stages.fakes import make_base, make_run
 from tests.stages.test_loop import losses, make_loop, same, weights
@@ -161,6 +161,11 @@ def test_pretraining_and_sft_train_in_8_bits_and_say_so(tmp_path, monkeypatch, c
     with pytest.raises(UsageError, match="fp8 True -> False"):
         make_run(tmp_path, merged=True).check(pretrain)
     assert run.done("pretrain")["summary"]["dtype"] == "float32 and fp8"
+    with monkeypatch.context() as patch:  # on another machine, what is done stays done and the rest is refused
+        patch.setattr(fp8, "unable", unable)
+        pretrain.check_plan(run, 320, 1, begun=True)
+        with pytest.raises(UsageError, match="--fp8: cpu is no GPU"):
+            sft.check_plan(run)
     run.carry_out(sft)
     said = capsys.readouterr().out
     for stage in ("pretrain", "sft"):
