@@ -15,9 +15,9 @@ OURS = {"linear", "relu2_mlp", "attention", "rotary_qk_norm"}  # each also as NA
 HEAD = "linear_softcap_cross_entropy_losses_and_grads"
 
 
-def lively(arch, dtype):
+def lively(arch, dtype, layers=SIZE["n_layer"]):
     """A model without zero weights, so that every gradient has something to say."""
-    model = GPT(GPTConfig.from_depth(3, arch, **SIZE), compute_dtype=dtype)
+    model = GPT(GPTConfig.from_depth(3, arch, **SIZE | {"n_layer": layers}), compute_dtype=dtype)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -93,7 +93,7 @@ def test_dynamo_finds_no_break_and_does_not_compile_a_second_batch():
 def test_a_step_in_8_bits_is_one_graph_too(monkeypatch):
     """Once the scales no longer measure: bit for bit the eager step, the magnitudes too, and never compiled again."""
     monkeypatch.setattr("pynanochat.model.fp8.MEASURED", 1)
-    model = lively("2026", torch.bfloat16)
+    model = lively("2026", torch.bfloat16, layers=1)
     model.fp8 = Fp8(model)
     backend, seen = recorder()
     compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)
