@@ -63,7 +63,7 @@ def prove(engine, asked, samples, tokens, rows) -> None:
 @functools.lru_cache(maxsize=4)
 def contest(depth: int, questions: int, samples: int, tokens: int, rows: int) -> dict:
     """engine -> a call that makes all answers."""
-    engine, asked = Engine(build(depth, VOCABULARY), Tokenizer()), prompts(questions)
+    engine, asked = Engine(build(depth, vocab_size=VOCABULARY), Tokenizer()), prompts(questions)
     prove(engine, asked, samples, tokens, rows)
     return {
         "batched": lambda: batched(engine, asked, samples, tokens, rows),

@@ -1,11 +1,13 @@
-"""Benchmarks of the ops that memory bounds, for bench/gpu_ops.py: norms, smear, value gate, AdamW.
+"""Benchmarks of the ops that memory bounds, for bench/gpu_ops.py: norms, smear, value gate, AdamW, sampling.
 
 GB/s count what an op must read and write at least, each array once; the bound is the copy rate of the same run.
-Peers: the reference in eager torch and under torch.compile. AdamW's `cuda` backend is torch._fused_adamw_.
+Peers: the reference in eager torch and under torch.compile; of sampling also the usual code with torch.multinomial.
+AdamW's `cuda` backend is torch._fused_adamw_.
 """
 
 import torch
 
+from pynanochat.bench import bench_sample_tokens as sampling
 from pynanochat.bench import gpu_timing as timing
 from pynanochat.ops.backends import implementations
 
@@ -13,6 +15,7 @@ NORM_CASES = {"d12": (65536, 768), "d24": (32768, 1536)}  # N, C
 SMEAR_CASES = {"d12": (32, 2048, 768), "d24": (16, 2048, 1536)}  # B, T, C
 GATE_CASES = {"d12": (32, 2048, 6, 128, 768, 32768), "d24": (16, 2048, 12, 128, 1536, 32768)}  # B, T, G, D, C, V
 ADAMW_CASES = {"d12": (8, 32768, 768), "many small": (256, 512, 512)}  # tensors, rows, columns
+SAMPLE_CASES = {f"{R} rows, {name}": (R, sampling.V, name) for R in sampling.ROWS for name in sampling.SETTINGS}
 SETTINGS = {"step": 5, "lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-10, "weight_decay": 0.01}
 SMEAR_CHANNELS, GATE_CHANNELS = 24, 12
 
@@ -28,7 +31,8 @@ def contest(op, label, kernels, part, inputs, moved, rate, **settings) -> list[d
     functions = {name: find(kernel) for name, kernel in kernels.items()}
     functions |= {"eager": reference, "compiled": torch.compile(reference, dynamic=False)}
     times = timing.interleave({name: (lambda f=f: f(*inputs, **settings)) for name, f in functions.items()})
-    return timing.rows_of(op, f"{label} {part}".strip(), times, moved / 1e9, "gbs", rate["copy_gbs"])
+    peers = ("eager", "compiled", "multinomial")
+    return timing.rows_of(op, f"{label} {part}".strip(), times, moved / 1e9, "gbs", rate["copy_gbs"], peers)
 
 
 def bench_norm(case, label, kernels, rate) -> list[dict]:
@@ -72,10 +76,23 @@ def bench_adamw(case, label, kernels, rate) -> list[dict]:
     return contest("adamw_step", label, kernels, "", four, moved, rate, **SETTINGS)
 
 
+def bench_sample(case, label, kernels, rate) -> list[dict]:
+    rows, vocabulary, name = case
+    settings = sampling.SETTINGS[name]
+    logits, numbers = sampling.make(rows, vocabulary, timing.DEVICE)
+    column = lambda value: torch.full_like(numbers, value)  # noqa: E731
+    columns = [column(x) for x in (settings.temperature, settings.top_k, settings.top_p, settings.min_p)]
+    columns[1] = columns[1].long()
+    kernels = {**kernels, "multinomial": lambda logits, *_: sampling.plain(logits, settings)}
+    moved = logits.numel() * logits.element_size()
+    return contest("sample_tokens", label, kernels, "", (logits, *columns, numbers), moved, rate)
+
+
 BENCHMARKS = [
     ("rms_norm", bench_norm, NORM_CASES),
     ("rms_norm_residual", bench_norm_residual, NORM_CASES),
     ("smear", bench_smear, SMEAR_CASES),
     ("value_gate", bench_value_gate, GATE_CASES),
     ("adamw_step", bench_adamw, ADAMW_CASES),
+    ("sample_tokens", bench_sample, SAMPLE_CASES),
 ]

@@ -14,6 +14,7 @@ import time
 import torch
 
 from pynanochat import runtime
+from pynanochat.bench import gpu_scheduler
 from pynanochat.bench import gpu_timing as timing
 from pynanochat.engine.graphs import NAME as GRAPHS
 from pynanochat.engine.graphs import DecodeGraphs
@@ -81,7 +82,7 @@ def training_step(config, rows: int, compiled: bool, in_fp8: bool):
 
 @torch.inference_mode()
 def decode(rows: int, graphs: bool, rate: dict) -> list[dict]:
-    """A row for the eager decoding step of `rows` sequences, and one for its graph."""
+    """A row for the eager decoding step of `rows` sequences, one for its graph, and those of the scheduler's steps."""
     model = bf16_model()
     cache, layout = decoding(model, rows)
     functions = {"eager": lambda: eager_step(model, cache, layout)}
@@ -100,7 +101,7 @@ def decode(rows: int, graphs: bool, rate: dict) -> list[dict]:
             "of_bound": gigabytes / seconds / rate["copy_gbs"],
         }
         for name, seconds in timing.interleave(functions, rounds=5).items()
-    ]
+    ] + gpu_scheduler.speak(model, rows)
 
 
 def bf16_model():

@@ -7,10 +7,11 @@ R rows of a step, S rows of a graph (the smallest size that holds R), M entries 
         logits = graphs.run(layout)            # (R, V); overwritten by the next run
 
 A step of a small model is hundreds of launches of a few microseconds each; replayed they follow each other on the GPU
-without the host. A graph reads and writes fixed addresses: the step's integers lie in one static buffer, the cache gets
-all of its pages at once, and rows beyond R are padding: id 0 at position 0, whose keys and values go to a page that no
-sequence has. A size is captured once it has been used WARM times: short runs, and the first calls of kernels, which
-compile and allocate, stay outside.
+without the host, which is itself a step ahead: ids that only the GPU knows are looked up within the graph. A graph
+reads and writes fixed addresses: the step's integers lie in one static buffer, the cache gets all of its pages at once,
+and rows beyond R are padding: id 0 at position 0, whose keys and values go to a page that no sequence has. A size is
+captured once it has been used WARM times: short runs, and the first calls of kernels, which compile and allocate, stay
+outside.
 
 What a graph runs must ask the GPU for nothing and have shapes that do not depend on values. tests/engine/test_graphs.py
 watches that, with a stand-in for CudaGraph; it has not run on a GPU yet.
@@ -95,11 +96,30 @@ def ladder(most: int) -> list[int]:
     return sizes
 
 
+class _Host:
+    """Integers (total,) on their way to a GPU, in memory that it reads by itself."""
+
+    def __init__(self, total: int, on_gpu: bool):
+        self.integers = torch.zeros(total, dtype=torch.int64, pin_memory=on_gpu)
+        self._copied = torch.cuda.Event() if on_gpu else None
+
+    def send(self, buffer: torch.Tensor) -> None:
+        """Have them copied to the buffer by the GPU, in its own time."""
+        buffer.copy_(self.integers, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(buffer.device))
+
+    def wait(self) -> None:
+        """Until they may be changed: until they are copied, if they were sent."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+
 class _Step:
     """The decoding step of S rows: its buffer, and its graph once it is captured.
 
     The buffer holds ids, previous, positions and lengths (S,), then for each group of layers slots (S,) and a table
-    (S, M), all int64; `_host` is what is copied there, in memory that the GPU reads by itself.
+    (S, M), all int64. The host fills one of two buffers while the GPU may still copy from the other.
     """
 
     def __init__(self, model, cache, size: int, columns: int, spare: list[int]):
@@ -107,9 +127,9 @@ class _Step:
         groups = len(cache.groups)
         total = size * (4 + groups * (1 + columns))
         on_gpu = cache.device.type == "cuda"
-        self._host = torch.zeros(total, dtype=torch.int64, pin_memory=on_gpu)
+        self._hosts = [_Host(total, on_gpu) for _ in range(2)]
         self._buffer = torch.zeros(total, dtype=torch.int64, device=cache.device)
-        self._numbers = _parts(self._host.numpy(), size, groups, columns)
+        self._numbers = {host: _parts(host.integers.numpy(), size, groups, columns) for host in self._hosts}
         self._inputs = _parts(self._buffer, size, groups, columns)
         self._starts = torch.arange(size + 1, device=cache.device)
         self._logits = self._replay = None
@@ -129,13 +149,15 @@ class _Step:
         """What is captured: the logits (S, V) of what the buffer holds."""
         ids, previous, positions, lengths, slots, tables = self._inputs
         part = Pass(self.cache, positions, previous, self._starts, lengths, 1, tables, slots)
-        return self.model(ids[:, None], cache=part).squeeze(1)
+        return self.model(self.cache.drawn.of(ids)[:, None], cache=part).squeeze(1)
 
     def _put(self, layout: Layout) -> None:
-        """Fill the buffer: the layout's rows, then padding. The GPU must be done with what `_host` held, as it is
-        for the scheduler, which has read the tokens of the step before."""
+        """Fill the buffer: the layout's rows, then padding."""
         rows = len(layout.lengths)
-        ids, previous, positions, lengths, slots, tables = self._numbers
+        self._hosts.reverse()
+        host = self._hosts[0]
+        host.wait()
+        ids, previous, positions, lengths, slots, tables = self._numbers[host]
         for mine, given, padding in (
             (ids, layout.ids, 0),
             (previous, layout.previous, -1),
@@ -147,7 +169,7 @@ class _Step:
         for table, given, spare in zip(tables, layout.tables, self.spare, strict=True):
             table[:rows, : given.shape[1]] = given
             table[rows:] = spare
-        self._buffer.copy_(self._host, non_blocking=True)
+        host.send(self._buffer)
 
 
 def _parts(whole, size: int, groups: int, columns: int):

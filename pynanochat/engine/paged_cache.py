@@ -22,6 +22,7 @@ from collections import Counter
 import numpy as np
 import torch
 
+from pynanochat.engine.flight import Drawn, sent
 from pynanochat.engine.page_pool import PagePool
 from pynanochat.errors import EngineError
 
@@ -81,7 +82,8 @@ class _Group:
 
 
 class Layout:
-    """The integers of one forward pass as NumPy arrays, int64: those of Pass, and the ids (N,) that the model reads."""
+    """The integers of one forward pass as NumPy arrays, int64: those of Pass, and the ids (N,) that the model reads. An
+    id below 0 is one that only the device knows: its number in PagedCache.drawn."""
 
     def __init__(self, ids, previous, positions, starts, lengths, longest, tables, slots):
         self.ids, self.previous, self.positions = ids, previous, positions
@@ -112,7 +114,8 @@ class PagedCache:
     and for `burst` tokens of one pass more, or as much as the others if that is less."""
 
     def __init__(self, config, dtype, device, tokens: int, *, page: int = PAGE, windows: int = 64, burst: int = 512):
-        self.device, self.page = device, page
+        self.device, self.page = torch.device(device), page
+        self.drawn = Drawn(config.vocab_size, windows, self.device)
         self.groups: list[_Group] = []
         size = -(-tokens // page)
         empty = torch.zeros(0, page, config.n_kv_head, config.head_dim, dtype=dtype, device=device)
@@ -201,17 +204,13 @@ class PagedCache:
 
     def on_device(self, layout: Layout) -> tuple[torch.Tensor, Pass]:
         """ids (N, 1) and the pass that runs a layout."""
-        part = Pass(
-            self,
-            self._tensor(layout.positions),
-            self._tensor(layout.previous),
-            self._tensor(layout.starts),
-            self._tensor(layout.lengths),
-            layout.longest,
-            [self._tensor(table) for table in layout.tables],
-            [self._tensor(place) for place in layout.slots],
-        )
-        return self._tensor(layout.ids)[:, None], part
+        x, groups = layout, len(self.groups)
+        integers = [x.ids, x.positions, x.previous, x.starts, x.lengths, *x.tables, *x.slots]
+        ids, positions, previous, starts, lengths, *rest = sent(integers, self.device)
+        if (x.ids < 0).any():
+            ids = self.drawn.of(ids)
+        part = Pass(self, positions, previous, starts, lengths, x.longest, rest[:groups], rest[groups:])
+        return ids[:, None], part
 
     def layout(self, parts: list[tuple[Sequence, list[int], int]]) -> Layout:
         """The integers of the pass that runs, of each (sequence, its tokens, count), the next `count` tokens."""
@@ -340,9 +339,6 @@ class PagedCache:
                 tables[:rows, :columns] = group.tables
                 group.tables = tables
             group.tables[sequence.slot, : len(pages)] = pages
-
-    def _tensor(self, values):
-        return torch.from_numpy(values).to(self.device)
 
 
 def _name(before: bytes, tokens) -> bytes:

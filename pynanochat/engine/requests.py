@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pynanochat.engine.sampling import Sampling
+from pynanochat.errors import UsageError
+
+MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,23 @@ class Token(NamedTuple):
     """Natural log of the probability that the model itself gave it: before temperature, penalty and filters."""
     top: tuple[tuple[int, float], ...] = ()
     """The most probable tokens in its place and their log-probabilities, the best first."""
+
+
+def check(request: Request, context: int, vocabulary: int) -> None:
+    """Raise UsageError for a request that a model with this context and so many tokens cannot meet."""
+    prompt = request.prompt
+    if request.samples < 1 or request.max_tokens < 1:
+        raise UsageError(f"samples={request.samples}, max_tokens={request.max_tokens}: both must be at least 1")
+    if not prompt:
+        raise UsageError("the prompt is empty: begin it with <|bos|>")
+    if len(prompt) >= context:
+        raise UsageError(
+            f"the prompt has {len(prompt):,} tokens and the model's context is {context:,}, "
+            f"its answer included: shorten the prompt to {context - 1:,} tokens"
+        )
+    if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+        raise UsageError(
+            f"the prompt has token ids from {min(prompt)} to {max(prompt)}: the model's are 0 to {vocabulary - 1}"
+        )
+    if request.logprobs is not None and not 0 <= request.logprobs <= MOST_LOGPROBS:
+        raise UsageError(f"logprobs={request.logprobs}: use 0 to {MOST_LOGPROBS}")

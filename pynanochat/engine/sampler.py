@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from pynanochat import ops
+from pynanochat.engine.flight import Drawn, sent
 from pynanochat.engine.sampling import Sampling
 
 CANDIDATES = 256
@@ -33,13 +34,20 @@ def uniform(seed: int, sample: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def sample(logits, samplings: list[Sampling], numbers: list[float], histories: Sequence[Sequence[int]] | None = None):
+def sample(
+    logits,
+    samplings: list[Sampling],
+    numbers: list[float],
+    histories: Sequence[Sequence[int]] | None = None,
+    drawn: Drawn | None = None,
+):
     """A token (R,) int64 for each row of logits (R, V) fp32, rows with their own settings and numbers in [0, 1).
 
     histories[row] holds the ids that the row's repetition penalty is for, those of its prompt and its answer so far;
-    it is read only where the penalty is not 1. A row whose logits are not numbers gets V, which is no token.
+    it is read only where the penalty is not 1. One below 0 is a number in `drawn`. A row whose logits are not numbers
+    gets V, which is no token.
     """
-    logits = _penalised(logits, samplings, histories)
+    logits = _penalised(logits, samplings, histories, drawn)
     if logits.device.type == "cuda":
         return sample_unasked(logits, samplings, numbers)
     best, tokens = logits.max(dim=-1)
@@ -66,11 +74,15 @@ def sample(logits, samplings: list[Sampling], numbers: list[float], histories: S
 def sample_unasked(logits, samplings: list[Sampling], numbers: list[float]):
     """What `sample` gives without a penalty, by the op that asks a GPU for nothing: the settings go there in one copy,
     and the host first waits where the tokens are read."""
-    rows = [(s.temperature, s.top_k, s.top_p, s.min_p, n) for s, n in zip(samplings, numbers, strict=True)]
-    on_gpu = logits.device.type == "cuda"
-    settings = torch.tensor(rows, dtype=torch.float64, pin_memory=on_gpu).to(logits.device, non_blocking=True)
-    temperature, top_k, top_p, min_p, number = (x.contiguous() for x in settings.unbind(dim=1))
-    return ops.sample_tokens(logits, temperature, top_k.long(), top_p, min_p, number)
+    rows = len(samplings)
+    aligned = rows + rows % 2  # kernels are compiled for addresses that divide by 16
+    settings = torch.zeros(5, aligned, dtype=torch.float64, pin_memory=logits.device.type == "cuda")
+    given = [(s.temperature, s.top_p, s.min_p, number) for s, number in zip(samplings, numbers, strict=True)]
+    settings[:4, :rows] = torch.tensor(given, dtype=torch.float64).T
+    settings[4, :rows] = torch.tensor([s.top_k for s in samplings]).view(torch.float64)  # whole numbers, bit by bit
+    settings = settings.to(logits.device, non_blocking=True)[:, :rows]
+    temperature, top_p, min_p, number, top_k = settings
+    return ops.sample_tokens(logits, temperature, top_k.view(torch.int64), top_p, min_p, number)
 
 
 def draw(weights, numbers):
@@ -100,15 +112,17 @@ def _filters(sampling, vocabulary):
     return 0 < sampling.top_k < vocabulary or sampling.top_p < 1 or sampling.min_p > 0
 
 
-def _penalised(logits, samplings, histories):
+def _penalised(logits, samplings, histories, drawn):
     """Logits with each row's repetition penalty; the same tensor where there is none."""
     rows = [row for row, s in enumerate(samplings) if s.repetition_penalty != 1 and len(histories[row])]
     if not rows:
         return logits
     seen = [np.asarray(histories[row], dtype=np.int64) for row in rows]
-    at = np.repeat(rows, [len(ids) for ids in seen]), np.concatenate(seen)
-    at = tuple(torch.from_numpy(index).to(logits.device) for index in at)
-    penalty = torch.tensor([s.repetition_penalty for s in samplings], dtype=logits.dtype, device=logits.device)[at[0]]
+    row, ids = sent([np.repeat(rows, [len(ids) for ids in seen]), np.concatenate(seen)], logits.device)
+    at = row, ids if drawn is None else drawn.of(ids)
+    penalties = [s.repetition_penalty for s in samplings]
+    penalties = torch.tensor(penalties, dtype=logits.dtype, pin_memory=logits.device.type == "cuda")
+    penalty = penalties.to(logits.device, non_blocking=True)[row]
     value = logits[at]
     # a token seen twice is written twice with one value: the penalty is for having been seen, not for how often
     return logits.index_put(at, torch.where(value > 0, value / penalty, value * penalty))

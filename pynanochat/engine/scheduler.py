@@ -9,17 +9,23 @@ Answers are served in the order in which they came. Where pages run short the yo
 computed again later, which changes nothing of what it says: its draws depend on its request alone. Answers to one
 prompt share its pages; so do prompts that begin alike, for as long as the pages are not needed for something else.
 
-V vocabulary.
+A GPU need not wait for the host: there the scheduler is one step ahead. It launches a step with the tokens of the one
+before as the device has them, and only then reads those; what a step has computed for an answer that has ended
+meanwhile is dropped. Lengths, names of pages and answers only ever have tokens that were read.
+
+R answers, V vocabulary.
 """
 
 from bisect import insort
 from itertools import accumulate
 
+import numpy as np
 import torch
 
+from pynanochat.engine.flight import Flight, sent
 from pynanochat.engine.graphs import DecodeGraphs, pay_off
 from pynanochat.engine.paged_cache import PAGE, PagedCache
-from pynanochat.engine.requests import Request, Token
+from pynanochat.engine.requests import Request, Token, check
 from pynanochat.engine.sampler import sample
 from pynanochat.engine.scores import places_of, scored, with_logprobs
 from pynanochat.engine.tickets import Answer, Ticket
@@ -28,17 +34,17 @@ from pynanochat.errors import CheckpointError, EngineError, UsageError
 
 MOST_ROWS = 64
 CHUNK = 512
-MOST_LOGPROBS = 20
 CPU_CACHE_BYTES = 1 << 30
 GPU_CACHE_SHARE = 0.5
 """Of the memory that is free when the scheduler is made."""
 
 
 class Scheduler:
-    """Continuous batching over `model`, a GPT in eval mode. For one thread; nothing here waits for anything.
+    """Continuous batching over `model`, a GPT in eval mode. For one thread.
 
     cache_tokens: room for so many tokens, None for what the device has. page: tokens of a page. most_rows: answers that
-    run at one time. chunk: tokens of prompts in one step.
+    run at one time. chunk: tokens of prompts in one step. ahead: launch a step before the one before is read, None for
+    where it pays.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class Scheduler:
         page: int = PAGE,
         most_rows: int = MOST_ROWS,
         chunk: int = CHUNK,
+        ahead: bool | None = None,
     ):
         self.model, self.tokenizer = model, tokenizer
         self.most_rows, self.chunk = most_rows, chunk
@@ -62,31 +69,19 @@ class Scheduler:
             model.config, model.compute_dtype, device, self.cache_tokens, page=page, windows=most_rows, burst=chunk
         )
         self.graphs = DecodeGraphs(model, self.cache, most_rows) if pay_off(model) else None
+        self.ahead = runs_beside_the_host(device) if ahead is None else ahead
         self._tickets: dict[int, Ticket] = {}
         self._waiting: list[Answer] = []
         self._running: list[Answer] = []
+        self._flights: list[Flight] = []
+        """Steps that are not read, the older first: between calls at most one, and two only within a step."""
         self._next = 0
         self._counts = dict.fromkeys(("prefix_hit_tokens", "prompt_tokens", "made_tokens", "preemptions"), 0)
 
     def check(self, request: Request) -> None:
         """Raise UsageError for a request that cannot be met."""
-        prompt, most = request.prompt, self.model.config.vocab_size - 1
-        if request.samples < 1 or request.max_tokens < 1:
-            raise UsageError(f"samples={request.samples}, max_tokens={request.max_tokens}: both must be at least 1")
-        if not prompt:
-            raise UsageError("the prompt is empty: begin it with <|bos|>")
-        if len(prompt) >= self.context:
-            raise UsageError(
-                f"the prompt has {len(prompt):,} tokens and the model's context is {self.context:,}, "
-                f"its answer included: shorten the prompt to {self.context - 1:,} tokens"
-            )
-        if not 0 <= min(prompt) <= max(prompt) <= most:
-            raise UsageError(
-                f"the prompt has token ids from {min(prompt)} to {max(prompt)}: the model's are 0 to {most}"
-            )
-        if request.logprobs is not None and not 0 <= request.logprobs <= MOST_LOGPROBS:
-            raise UsageError(f"logprobs={request.logprobs}: use 0 to {MOST_LOGPROBS}")
-        whole = len(prompt) + self._room_of(request)
+        check(request, self.context, self.model.config.vocab_size)
+        whole = len(request.prompt) + self._room_of(request)
         if not self.cache.holds(whole, self.chunk):
             raise UsageError(
                 f"the prompt and its answer may take {whole:,} tokens and the cache holds {self.cache_tokens:,}: "
@@ -112,6 +107,8 @@ class Scheduler:
             return
         for answer in [answer for answer in self._running if answer.ticket.number == ticket]:
             self._leave(answer)
+        for flight in self._flights:
+            flight.forget(lambda answer: answer.ticket.number == ticket)
         self._waiting = [answer for answer in self._waiting if answer.ticket.number != ticket]
 
     def end(self, ticket: int, row: int) -> None:
@@ -156,32 +153,48 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Token]]:
-        """One forward pass: (ticket, Token) of every answer that got one.
+        """Read one forward pass: (ticket, Token) of every answer that got one. The next pass may have been launched.
 
         Raises CheckpointError where the model has no next token because its logits are not numbers; all requests are
         then forgotten.
         """
+        if not self._flights:
+            self._launch()
+        if not self._flights:
+            return []
+        if self.ahead and not self._flights[0].waits:
+            self._launch()
+        return self._land(self._flights[0])
+
+    def _launch(self):
+        """Begin a pass with what can run, behind the one that is under way if there is one."""
         self._admit()
         parts = self._parts()
-        if not parts:
-            return []
-        layout = self.cache.layout([(answer.cached, answer.tokens, count) for answer, count in parts])
+        waits = any(answer.asks for answer, _ in parts)
+        if not parts or (waits and self._flights):
+            return
+        ahead = {answer for answer, _ in parts if answer.cached.length == len(answer.tokens)}
+        texts = [self._flights[0].tokens_of(answer) if answer in ahead else answer.tokens for answer, _ in parts]
+        layout = self.cache.layout([(a.cached, text, count) for (a, count), text in zip(parts, texts, strict=True)])
         ends = list(accumulate(count for _, count in parts))
-        ready = [i for i, (a, count) in enumerate(parts) if a.cached.length + count == len(a.tokens)]
+        ready = [i for i, (a, count) in enumerate(parts) if a.cached.length + count >= len(a.tokens)]
         scores = [places_of(*part, end) for part, end in zip(parts, ends, strict=True)]
         at = [ends[i] - 1 for i in ready] + [place for places in scores for place in places]
         logits = self._logits(layout, at)
         made = scored(parts, scores, logits[len(ready) :])
         for answer, count in parts:
-            self.cache.advance(answer.cached, answer.tokens, count)
-        return made + self._taken([parts[i][0] for i in ready], logits[: len(ready)])
+            if answer not in ahead:
+                self.cache.advance(answer.cached, answer.tokens, count)
+        answers, logits = self._with_siblings([parts[i][0] for i in ready], logits[: len(ready)])
+        ids = self._drawn(answers, logits, ahead) if answers else None
+        self._flights.append(Flight(answers, ids, ahead, waits, logits if waits else None, made))
 
     def _logits(self, layout, at):
         """The logits (len(at), V) of these places of a pass; from a graph where the pass is one token of each row."""
         if self.graphs is not None and at == list(range(len(layout.lengths))) and self.graphs.takes(layout):
             return self.graphs.run(layout)
         ids, pass_ = self.cache.on_device(layout)
-        return self.model(ids, cache=pass_, at=torch.tensor(at, dtype=torch.int64, device=ids.device))
+        return self.model(ids, cache=pass_, at=sent([np.array(at, np.int64)], self.cache.device)[0])
 
     def check_integrity(self) -> None:
         """Raise EngineError where the books of the cache or of the answers do not agree."""
@@ -192,6 +205,10 @@ class Scheduler:
         alive = [*self._running, *self._waiting, *(a for t in self._tickets.values() for a in t.siblings)]
         if len({a.order for a in alive}) != len(alive) or len(alive) != sum(t.left for t in self._tickets.values()):
             raise EngineError("an answer is in two places, or in none")
+        coming = {answer for flight in self._flights for answer in flight.places}
+        idle = {answer for answer in self._running if answer.cached.length == len(answer.tokens)}
+        if idle != coming:
+            raise EngineError("an answer waits for a token that nobody makes, or has ended and gets one")
 
     # --- who runs ---
 
@@ -238,12 +255,16 @@ class Scheduler:
         self.cache.close(answer.cached)
         answer.cached = None
 
+    def _step_back(self, answer):
+        """Let a running answer wait again; what it needs is computed again later."""
+        self._leave(answer)
+        insort(self._waiting, answer, key=lambda a: a.order)
+
     def _evict(self, may) -> bool:
-        """Make the youngest answer that `may` leave wait again, and compute it again later."""
+        """Make the youngest answer that `may` leave step back."""
         for answer in reversed(self._running):
             if may(answer):
-                self._leave(answer)
-                insort(self._waiting, answer, key=lambda a: a.order)
+                self._step_back(answer)
                 self._counts["preemptions"] += 1
                 return True
         return False
@@ -251,13 +272,17 @@ class Scheduler:
     def _parts(self):
         """(answer, tokens) that this step runs, with pages for them all.
 
-        Those are every answer that is past its prompt and, of prompts, in their order, as much as a chunk holds.
+        Those are every answer that is past its prompt and, of prompts, in their order, as much as a chunk holds. An
+        answer whose token is under way runs with it unless it is sure to be its last, or no page is free: nobody has to
+        leave for a token that is not known.
         """
         parts, chunk = [], self.chunk
         for answer in list(self._running):
             if answer.ticket.held or answer.cached is None:
                 continue
             count = len(answer.tokens) - answer.cached.length
+            if not count:
+                count = int(answer.made + 1 < answer.ticket.room and self.cache.reserve(answer.cached, 1))
             if count > 1:
                 count = min(count, chunk)
                 chunk -= count
@@ -277,33 +302,50 @@ class Scheduler:
 
     # --- what they say ---
 
-    def _taken(self, ready, logits):
-        """A token for each answer of `ready`, which stand before the logits (R, V), and for those that join them."""
-        if not ready:
-            return []
+    def _with_siblings(self, ready, logits):
+        """The answers of `ready`, which stand before the logits (R, V), and those that join them, with their logits."""
         rows, answers = list(range(len(ready))), list(ready)
         for row, answer in enumerate(ready):
             for sibling in self._joined(answer):
                 rows.append(row)
                 answers.append(sibling)
         if len(answers) > len(ready):
-            logits = logits[torch.tensor(rows, device=logits.device)]
+            logits = logits[sent([np.array(rows, np.int64)], logits.device)[0]]
+        return answers, logits
+
+    def _drawn(self, answers, logits, ahead):
+        """A token for each answer, on the device, where the next pass may take it up."""
         samplings = [answer.ticket.request.sampling for answer in answers]
-        numbers = [answer.number() for answer in answers]
-        sampled = sample(logits, samplings, numbers, [answer.tokens for answer in answers]).tolist()
-        if max(sampled) >= self.model.config.vocab_size:
+        numbers = [answer.number(answer in ahead) for answer in answers]
+        histories = [self._flights[0].history_of(a) if a in ahead else a.tokens for a in answers]
+        ids = sample(logits, samplings, numbers, histories, self.cache.drawn)
+        if self.ahead:
+            self.cache.drawn.put(ids)
+        return ids
+
+    def _land(self, flight):
+        """Read a step: the answers take their tokens. An answer that is held does not, and steps back."""
+        ids = flight.read()
+        self._flights.remove(flight)
+        for answer in [a for a in flight.places if a.ticket.held and a.cached is not None]:
+            self._step_back(answer)
+        taken = [(answer, ids[place]) for answer, place in flight.places.items() if not answer.ticket.held]
+        if any(id >= self.model.config.vocab_size for _, id in taken):
             for ticket in list(self._tickets):
                 self.cancel(ticket)
             raise CheckpointError(
                 "the model's logits are not numbers: it has diverged; use an earlier checkpoint of it"
             )
-        tokens = [answer.take(token) for answer, token in zip(answers, sampled, strict=True)]
+        answers = [answer for answer, _ in taken]
+        tokens = [answer.take(id) for answer, id in taken]
         self._counts["made_tokens"] += len(tokens)
-        tokens = with_logprobs(answers, tokens, logits)
+        tokens = with_logprobs(answers, tokens, flight.logits)
         for answer, token in zip(answers, tokens, strict=True):
             if token.finish:
                 self._end(answer)
-        return [(answer.ticket.number, token) for answer, token in zip(answers, tokens, strict=True)]
+            elif any(answer in later.ahead for later in self._flights):
+                self.cache.advance(answer.cached, answer.tokens, 1)
+        return flight.made + [(a.ticket.number, token) for a, token in zip(answers, tokens, strict=True)]
 
     def _joined(self, first):
         """The siblings of an answer that has just run their prompt: those that join it now, with its pages. The others
@@ -323,6 +365,8 @@ class Scheduler:
     def _end(self, answer):
         """Take an answer out, wherever it is."""
         ticket = answer.ticket
+        for flight in self._flights:
+            flight.forget(lambda other: other is answer)
         if answer in self._running:
             self._leave(answer)
         else:
@@ -342,3 +386,8 @@ def cache_room(model, rows: int) -> int:
     if device.type == "cuda":
         memory = int(torch.cuda.mem_get_info(device)[0] * GPU_CACHE_SHARE)
     return max(c.sequence_len, min(rows * c.sequence_len, memory // a_token))
+
+
+def runs_beside_the_host(device: torch.device) -> bool:
+    """Whether a step runs on while the host does something else, so that being a step ahead pays."""
+    return device.type == "cuda"

@@ -42,9 +42,14 @@ class Answer:
     def made(self) -> int:
         return len(self.tokens) - len(self.ticket.request.prompt)
 
-    def number(self) -> float:
-        """The uniform number that draws the next token."""
-        return uniform(self.ticket.request.seed, self.row, self.made)
+    @property
+    def asks(self) -> bool:
+        """Whether a step with this answer has more to give to the host than a token."""
+        return self.ticket.request.logprobs is not None or self.ticket.scoring
+
+    def number(self, ahead: int = 0) -> float:
+        """The uniform number that draws the next token, or the one so many tokens later."""
+        return uniform(self.ticket.request.seed, self.row, self.made + ahead)
 
     def take(self, sampled: int) -> Token:
         """Go on with the token forced on this answer, else with the `sampled` one."""

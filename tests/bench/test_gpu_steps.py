@@ -35,6 +35,7 @@ def test_every_step_has_its_rows():
     result = gpu_steps.measure(VERIFIED, RATE, time.monotonic() + 1000)
     rows = {(row["op"], row["case"], row["backend"]): row for row in result["rows"]}
     assert result["not_measured"] == {} and set(rows) == {
+        *(("decode_tokens", f"{number} rows", how) for number in (1, 3) for how in ("ahead", "waiting")),
         ("decode_step", "1 x 40 tokens", "eager"),
         ("decode_step", "1 x 40 tokens", "graph"),
         ("decode_step", "3 x 40 tokens", "eager"),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pynanochat.engine import process
+from pynanochat.engine import process, scheduler
 from tests.engine.playing import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -16,6 +16,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["waiting", "ahead"])
+def ahead(request):
+    """Schedulers that read a step before they launch the next, as on a CPU, and those that do not, as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler, "runs_beside_the_host", lambda device: request.param)
+        yield request.param
 
 
 @pytest.fixture

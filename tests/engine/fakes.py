@@ -42,7 +42,7 @@ def small_model(seed=0, arch="2026", **fields):
 
 
 class Scripted:
-    """Stands for a model: after n tokens of answer it is sure of script[n], whatever the prompt says."""
+    """Stands for a model: after n tokens of answer it is sure of script[n], whatever the prompt says; then of 0."""
 
     def __init__(self, script, prompt_length, context=256):
         self.script, self.prompt_length = script, prompt_length
@@ -55,7 +55,8 @@ class Scripted:
         self.seen += ids[:, 0].tolist()
         logits = torch.zeros(len(at), 265)
         for row, position in enumerate(cache.positions[at].tolist()):
-            logits[row, self.script[position + 1 - self.prompt_length]] = 100.0
+            place = position + 1 - self.prompt_length
+            logits[row, self.script[place] if place < len(self.script) else 0] = 100.0
         return logits
 
 

@@ -27,6 +27,12 @@ def request(prompt, max_tokens=16, sampling=GREEDY, **fields):
 
 
 def naive(model, prompt, count):
+    """The greedy tokens of a model whose weights do not change, by running the whole text for every one."""
+    return list(_naive(model, tuple(prompt), count))
+
+
+@functools.cache
+def _naive(model, prompt, count):
     ids = list(prompt)
     with torch.inference_mode():
         for _ in range(count):

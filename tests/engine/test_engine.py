@@ -1,5 +1,7 @@
 """The engine against the naive forward: the same greedy tokens, alone or batched, in both architectures."""
 
+import functools
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from pynanochat.errors import CheckpointError, UsageError
 from tests.engine.fakes import ByteTokenizer, Scripted, small_model
 from tests.engine.scheduling import naive
 
+both_ways = pytest.mark.usefixtures("ahead")
 TOKENIZER = ByteTokenizer()
 VARIANTS = {
     "2026": {},
@@ -31,9 +34,15 @@ def ids_of(tokens):
     return [token.id for token in tokens]
 
 
+@functools.cache
+def variant(name):
+    return small_model(**VARIANTS[name])
+
+
+@both_ways
 @pytest.mark.parametrize("name", VARIANTS)
 def test_greedy_equals_the_naive_forward(name):
-    model = small_model(**VARIANTS[name])
+    model = variant(name)
     engine = Engine(model, TOKENIZER)
     lengths = (1, 2, 33, 60) if name != "windows" else (3, 127, 150, 300)
     prompts = [prompt_of(n, seed=n) for n in lengths]
@@ -73,6 +82,7 @@ def test_cached_logits_are_those_of_the_whole_text(arch):
     assert sequence.length == 40
 
 
+@both_ways
 def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch():
     engine = Engine(small_model(), TOKENIZER)
     prompts = [prompt_of(n, seed=n) for n in (5, 30, 12, 44, 9)]
@@ -103,6 +113,7 @@ def test_each_prompt_may_have_its_own_seed():
         engine.generate_batch(prompts, seed=[5, 6], **settings)
 
 
+@both_ways
 def test_rows_end_one_by_one():
     """Samples that stop early leave the others untouched."""
     engine = Engine(small_model(), TOKENIZER)
@@ -122,6 +133,7 @@ def test_rows_end_one_by_one():
     assert len(ends) > 2
 
 
+@both_ways
 def test_the_context_is_never_exceeded():
     engine = Engine(small_model(), TOKENIZER)
     tokens = list(engine.generate(prompt_of(90), max_tokens=512, stop_tokens=()))
@@ -165,7 +177,7 @@ def events_of(script, **settings):
     return list(engine._events(prompt, [], {"temperature": 0} | settings)), model
 
 
-def test_a_tool_call_is_answered_and_shown():
+def test_a_tool_call_is_answered_and_shown(ahead):
     call = answer("so {python_start}1,200*3{python_end}")
     output = answer("{output_start}3600{output_end}")
     script = call + [0] * len(output) + answer(" it is{assistant_end}")
@@ -173,7 +185,8 @@ def test_a_tool_call_is_answered_and_shown():
     kinds = [(e.kind, e.text, e.forced) for e in events if e.kind != "text"]
     assert kinds == [("tool_call", "1,200*3", False), ("tool_output", "3600", True), ("end", "stop", False)]
     assert "".join(e.text for e in events if e.kind == "text") == "so  it is"
-    assert model.seen[-len(answer(" it is")) - len(output) :] == output + answer(" it is")
+    told = output + answer(" it is{assistant_end}" if ahead else " it is")
+    assert model.seen[-len(told) :] == told
 
 
 @pytest.mark.parametrize("expression", ["1/0", "2**3", "__import__('os')", "", "\udcff"])
@@ -186,6 +199,7 @@ def test_a_failing_call_injects_nothing(expression):
     assert "".join(e.text for e in events if e.kind == "text") == "ok"
 
 
+@both_ways
 def test_a_model_that_makes_up_an_output_is_told_apart():
     events, _ = events_of(answer("{output_start}5{output_end}{python_end}x{assistant_end}"))
     assert [(e.kind, e.text, e.forced) for e in events] == [
@@ -195,6 +209,7 @@ def test_a_model_that_makes_up_an_output_is_told_apart():
     ]
 
 
+@both_ways
 def test_tool_output_counts_as_forced_and_keeps_within_max_tokens():
     call = answer("{python_start}2*3{python_end}")
     script = call + [0] * 3 + answer("yes{assistant_end}")
@@ -219,6 +234,7 @@ def test_text_never_holds_half_a_character():
     assert [e.text for e in events] == ["a", "\ufffd", "length"]
 
 
+@both_ways
 def test_leaving_the_iterator_early_is_fine():
     engine = Engine(small_model(), TOKENIZER)
     tokens = engine.generate(prompt_of(4), max_tokens=50)
@@ -227,7 +243,7 @@ def test_leaving_the_iterator_early_is_fine():
     assert len(engine.complete("ab", max_tokens=5, temperature=0, stop_tokens=(), tools=False).encode()) >= 1
 
 
-def test_sequences_join_and_leave_at_any_time():
+def test_sequences_join_and_leave_at_any_time(ahead):
     """What the others do never changes a sequence: each gets the tokens it gets alone."""
     model = small_model()
     prompts = [prompt_of(n, seed=n) for n in (3, 20, 7, 41, 15)]
@@ -247,9 +263,10 @@ def test_sequences_join_and_leave_at_any_time():
         steps += 1
     assert not scheduler.busy and scheduler.stats()["pages_used"] == 0
     for i, ticket in enumerate(tickets):
-        assert made[ticket] == (alone[i][:7] if i == 1 else alone[i])
+        assert made[ticket] == (alone[i][: 7 - ahead] if i == 1 else alone[i])
 
 
+@both_ways
 @pytest.mark.parametrize("settings", [{}, {"top_k": 0}, {"top_k": 0, "top_p": 0.5}])
 def test_a_model_that_diverged(settings):
     model = small_model()

@@ -140,6 +140,25 @@ def _storages(group):
     return [x for both in group.storage.values() for x in both]
 
 
+@torch.inference_mode()
+def test_the_host_fills_one_buffer_while_the_other_may_be_on_its_way(monkeypatch):
+    """And the one that it fills only when it has arrived."""
+    log = []
+    for name in ("wait", "send"):
+        plain = getattr(graphs_module._Host, name)
+        watch = lambda host, *args, plain=plain, name=name: (log.append((name, host)), plain(host, *args))  # noqa: E731
+        monkeypatch.setattr(graphs_module._Host, name, watch)
+    model, texts = small_model(), prompts(2)
+    cache = cache_of(model)
+    layout = cache.layout([(s, t, 1) for s, t in zip(filled(model, cache, texts), texts, strict=True)])
+    graphs = DecodeGraphs(model, cache, 2, FakeGraph)
+    logits = [graphs.run(layout).clone() for _ in range(4)]
+    assert all(torch.equal(one, logits[0]) for one in logits)
+    assert [name for name, _ in log] == ["wait", "send"] * 5  # once more for the capture
+    hosts = [host for _, host in log]
+    assert hosts[::2] == hosts[1::2] and hosts[:-4:2] == hosts[4::2] and hosts[0] is not hosts[2]
+
+
 def test_the_spare_page_is_nobodys_and_addresses_stay():
     model = small_model()
     cache = cache_of(model, tokens=64)
@@ -154,9 +173,9 @@ def test_the_spare_page_is_nobodys_and_addresses_stay():
     cache.check_integrity()
 
 
-def answers(model, graphs, requests):
-    """The tokens of each request from a scheduler with graphs or without."""
-    scheduler = Scheduler(model, ByteTokenizer(), cache_tokens=1024, page=4, most_rows=6, chunk=16)
+def answers(model, graphs, ahead, requests):
+    """The tokens of each request from a scheduler with graphs or without, a step ahead or not."""
+    scheduler = Scheduler(model, ByteTokenizer(), cache_tokens=1024, page=4, most_rows=6, chunk=16, ahead=ahead)
     if graphs:
         scheduler.graphs = DecodeGraphs(model, scheduler.cache, 6, FakeGraph)
     made = {scheduler.submit(request): [] for request in requests}
@@ -164,7 +183,7 @@ def answers(model, graphs, requests):
         for ticket, token in scheduler.step():
             made[ticket].append((token.row, token.id, token.finish))
         scheduler.check_integrity()
-    return list(made.values())
+    return [sorted(tokens, key=lambda token: token[0]) for tokens in made.values()]
 
 
 def test_a_scheduler_says_the_same_with_graphs():
@@ -176,9 +195,11 @@ def test_a_scheduler_says_the_same_with_graphs():
             zip(prompts(5, length=9), [Sampling(0.0), Sampling(0.9, 20), Sampling(1.0)] * 2, strict=False)
         )
     ]
-    wanted = answers(model, False, requests)
-    assert answers(model, True, requests) == wanted
-    assert FakeGraph.made and sum(graph.replays for graph in FakeGraph.made) > 10
+    wanted = answers(model, False, False, requests)
+    for ahead in (False, True):
+        FakeGraph.made.clear()
+        assert answers(model, True, ahead, requests) == wanted
+        assert FakeGraph.made and sum(graph.replays for graph in FakeGraph.made) > 10
 
 
 def test_only_whole_decoding_steps_are_taken_and_only_once_warm():

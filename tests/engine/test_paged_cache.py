@@ -17,7 +17,9 @@ PAGE = 4
 
 
 def new(tokens=96, **settings):
-    config = SimpleNamespace(n_layer=3, n_kv_head=1, head_dim=2, sequence_len=64, window=WINDOWS.__getitem__)
+    config = SimpleNamespace(
+        n_layer=3, n_kv_head=1, head_dim=2, sequence_len=64, window=WINDOWS.__getitem__, vocab_size=64
+    )
     return PagedCache(config, torch.float32, "cpu", tokens, page=PAGE, **settings)
 
 

@@ -8,6 +8,8 @@ import torch
 from pynanochat.engine.scheduler import Scheduler
 from tests.engine.scheduling import FREE, TOKENIZER, drain, model_of, prompt_of, request
 
+pytestmark = pytest.mark.usefixtures("ahead")
+
 
 def by_the_book(model, ids):
     with torch.inference_mode():
