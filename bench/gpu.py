@@ -101,6 +101,14 @@ def write_results(folder: Path, result: dict) -> Path:
     return path
 
 
+def tuned_before(path: Path) -> dict:
+    """The tiles that `pynanochat bench tune` has put into a results file (see bench/gpu_tune.py)."""
+    try:
+        return json.loads(path.read_text()).get("tiles", {})
+    except (OSError, ValueError):
+        return {}
+
+
 def publish(folder: Path, result: dict) -> Path:
     """Write `result` to `folder` and where this installation looks for it; the path in `folder`."""
     path = write_results(folder, result)
@@ -140,6 +148,7 @@ def main(argv: list[str]) -> None:
     result["verified"] = gpu_tests.verified_pairs(runs)
     result["tests"] = gpu_tests.summary(runs)
     folder = options.output or checkout / "bench" / "results"
+    result["tiles"] = tuned_before(results_file(folder, result["device"]))
     publish(folder, result)  # what the tests found stays, should a benchmark break
 
     from pynanochat.bench import gpu_decode_step, gpu_memcheck, gpu_ops, gpu_steps

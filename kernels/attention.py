@@ -16,8 +16,8 @@ scores and dP computed a second time, for dq: the price of a deterministic dq.
 
 Ladder: tiles skipped by window and causality; masks on the tiles at an edge only; programs with most tiles first,
 within groups of heads whose keys and values stay in L2 together; tiles by dtype, head and architecture.
-Compiled for sm_90 (wgmma) with head 128 in bf16: 230 registers forward, 242 dk and dv, 168 dq; no tile in the tables
-below spills on sm_80 or sm_90. Tested in the interpreter; it has not run on a GPU yet, so the tiles are untuned.
+Compiled for sm_90 (wgmma) with head 128 in bf16: 230 registers forward, 242 dk and dv, 168 dq; no tile that
+comes first in the tables below spills on sm_80 or sm_90. Tested in the interpreter; it has not run on a GPU yet.
 """
 
 import math
@@ -28,6 +28,7 @@ import triton.language as tl
 
 from pynanochat import kernels
 from pynanochat.kernels import stored_dtype
+from pynanochat.kernels.tiles import choose, short
 
 L2_SHARE = 16 * 2**20  # bytes of keys and values (or queries and their gradients) that programs of one time share
 SIZES = ("all_heads", "all_groups", "heads", "groups", "positions", "window", "heads_at_once")  # one program for all
@@ -282,30 +283,59 @@ def dq_kernel(
     _store(total * scale, dq + b * positions * row + h * D, first, row, positions, QUERIES, D, HEAD)
 
 
-# kernel -> QUERIES, KEYS, warps, stages, by HEAD up to 64, 128, 256
+# kernel -> candidates of QUERIES, KEYS, warps, stages, by HEAD up to 64, 128, 256
 WIDE = {  # bf16 and fp16, shared memory of 227 KiB: Hopper and the data centre's Blackwell
-    "forward": ((128, 128, 8, 3), (128, 128, 8, 2), (128, 64, 8, 2)),
-    "dkdv": ((64, 128, 8, 2), (64, 128, 8, 2), (32, 32, 4, 1)),
-    "dq": ((128, 64, 8, 2), (128, 64, 8, 2), (64, 32, 8, 1)),
+    "forward": (
+        ((128, 128, 8, 3), (128, 64, 4, 3), (64, 128, 4, 3), (128, 128, 4, 3)),
+        ((128, 128, 8, 2), (128, 64, 8, 3), (64, 64, 4, 3), (128, 64, 4, 2)),
+        ((128, 64, 8, 2), (64, 64, 4, 2)),
+    ),
+    "dkdv": (
+        ((64, 128, 8, 2), (128, 128, 8, 2), (64, 64, 4, 3), (128, 64, 8, 2)),
+        ((64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 8, 2), (64, 128, 8, 3)),
+        ((32, 32, 4, 1), (32, 64, 8, 1)),
+    ),
+    "dq": (
+        ((128, 64, 8, 2), (128, 128, 8, 2), (64, 64, 4, 3), (64, 128, 8, 2)),
+        ((128, 64, 8, 2), (64, 128, 8, 2), (64, 64, 4, 2), (128, 64, 8, 3)),
+        ((64, 32, 8, 1), (32, 32, 4, 1)),
+    ),
 }
 NARROW = {  # bf16 and fp16, 99 KiB: every other card since Ampere
-    "forward": ((128, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 2)),
-    "dkdv": ((32, 64, 4, 2), (32, 64, 4, 2), (32, 32, 8, 1)),
-    "dq": ((64, 64, 4, 2), (64, 64, 4, 2), (32, 32, 4, 1)),
+    "forward": (
+        ((128, 64, 4, 3), (128, 32, 4, 3), (64, 64, 4, 3)),
+        ((128, 64, 8, 2), (128, 32, 4, 3), (64, 64, 4, 2)),
+        ((64, 32, 4, 2),),
+    ),
+    "dkdv": (
+        ((32, 64, 4, 2), (64, 64, 4, 2), (32, 128, 8, 2)),
+        ((32, 64, 4, 2), (32, 128, 8, 1), (64, 64, 8, 1)),
+        ((32, 32, 8, 1),),
+    ),
+    "dq": (
+        ((64, 64, 4, 2), (128, 32, 8, 2), (128, 64, 8, 2)),
+        ((64, 64, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2)),
+        ((32, 32, 4, 1),),
+    ),
 }
 SINGLE = {  # fp32 on any card
-    "forward": ((64, 32, 8, 1), (32, 16, 8, 1), (32, 32, 8, 1)),
-    "dkdv": ((32, 32, 4, 1), (16, 32, 4, 1), (16, 16, 8, 1)),
-    "dq": ((32, 32, 4, 1), (32, 32, 8, 1), (16, 16, 8, 1)),
+    "forward": (((64, 32, 8, 1),), ((32, 16, 8, 1),), ((32, 32, 8, 1),)),
+    "dkdv": (((32, 32, 4, 1),), ((16, 32, 4, 1),), ((16, 16, 8, 1),)),
+    "dq": (((32, 32, 4, 1),), ((32, 32, 8, 1),), ((16, 16, 8, 1),)),
 }
 
 
-def tiles(kernel: str, D: int, dtype: torch.dtype, architecture: int) -> dict:
+def tiles(kernel: str, D: int, dtype: torch.dtype, device) -> dict:
     """The constants of a kernel: forward, dkdv or dq."""
     head = max(16, triton.next_power_of_2(D))
-    table = SINGLE if dtype == torch.float32 else WIDE if architecture in (90, 100, 103) else NARROW
-    queries, keys, warps, stages = table[kernel][0 if head <= 64 else 1 if head <= 128 else 2]
-    return {"QUERIES": queries, "KEYS": keys, "D": D, "HEAD": head, "num_warps": warps, "num_stages": stages}
+    wide = kernels.architecture(device) in (90, 100, 103)
+    table = SINGLE if dtype == torch.float32 else WIDE if wide else NARROW
+    candidates = table[kernel][0 if head <= 64 else 1 if head <= 128 else 2]
+    names = ("QUERIES", "KEYS", "num_warps", "num_stages")
+    tile = choose(
+        f"attention.{kernel} {short(dtype)} {head}", [dict(zip(names, c, strict=True)) for c in candidates], device
+    )
+    return {**tile, "D": D, "HEAD": head}
 
 
 def _verify(q, k, v):
@@ -325,7 +355,7 @@ def _plan(kernel, q, k, window):
     """Grid, scalar arguments and constants of a kernel; the programs of dkdv are by key heads."""
     batch, positions, heads, D = q.shape
     group = heads // k.size(2)
-    constants = tiles(kernel, D, q.dtype, kernels.architecture(q.device))
+    constants = tiles(kernel, D, q.dtype, q.device)
     share = max(1, L2_SHARE // (2 * positions * D * q.element_size()))  # heads whose keys and values L2 holds
     if kernel == "dkdv":
         here, rows, at_once = heads // group, constants["KEYS"], max(1, share // group)

@@ -22,6 +22,7 @@ import triton.language as tl
 
 from pynanochat import kernels
 from pynanochat.kernels import stored_dtype
+from pynanochat.kernels.tiles import choose, short
 
 PROGRAMS = 264  # wanted at least: two for every multiprocessor of an H100
 MOST_SPLITS = 64
@@ -149,20 +150,25 @@ def combine_kernel(
     tl.store(out + place * D + channel, mean.to(out.dtype.element_ty), channel < D)
 
 
-def tiles(dtype, dim: int, pairs: int, hopper: bool) -> dict:
+def tiles(dtype, dim: int, pairs: int, device) -> dict:
     """The tile, warps and stages for head dim `dim` (a power of two), and at most `pairs` of query and head in a row.
 
-    The largest that spill no register on sm_80 and sm_90. A load through a table takes two stages each time ahead.
+    The first of each is the largest that spills no register. A load through a table takes two stages each time ahead.
     """
+    hopper = kernels.architecture(device) >= 90
     if dtype == torch.float32:
         return _tile(16, 32 if dim <= 128 else 16, 8, 3 if dim <= 128 else 2)
     if pairs <= 16:
-        return _tile(16, 64 if dim <= 128 else 32, 4, 5)
-    if dim > 128:
-        return _tile(64, 32, 8, 3)
-    if pairs <= 64 or (dim > 64 and not hopper):
-        return _tile(64, 64 if dim <= 64 else 32, 4, 3)
-    return _tile(128, 64, 8, 3)
+        size, first = 16, (64 if dim <= 128 else 32, 4, 5)
+        others = ((32, 4, 5), (128, 4, 3), (64, 8, 4)) if dim <= 128 else ((32, 8, 5),)
+    elif dim > 128:
+        size, first, others = 64, (32, 8, 3), ((32, 4, 3),)
+    elif pairs <= 64 or (dim > 64 and not hopper):
+        size, first, others = 64, (64 if dim <= 64 else 32, 4, 3), ((64, 8, 3), (32, 4, 5))
+    else:
+        size, first, others = 128, (64, 8, 3), ((32, 8, 3), (64, 4, 3), (128, 8, 3))
+    candidates = [_tile(size, *tile) for tile in (first, *others)]
+    return choose(f"attention_paged {short(dtype)} {dim}, {size} rows", candidates, device)
 
 
 def _tile(rows, block, warps, stages):
@@ -190,7 +196,7 @@ def forward(q, k_pages, v_pages, tables, starts, lengths, longest, window):
     q, k, v = (x.to(out.dtype) for x in (q, k_pages, v_pages))  # the interpreter multiplies no bf16
     share, dim = heads // groups, max(16, triton.next_power_of_2(size))
     window = EVERYTHING if window < 0 else min(window, EVERYTHING)
-    tile = tiles(q.dtype, dim, longest * share, kernels.architecture(q.device) >= 90)
+    tile = tiles(q.dtype, dim, longest * share, q.device)
     in_row = triton.cdiv(longest * share, tile["ROWS"])
     in_all = min(rows * in_row, rows + count * share // tile["ROWS"]) * groups
     parts = splits(in_all, min(columns * page, window + longest), tile)

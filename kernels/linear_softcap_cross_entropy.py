@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from pynanochat.kernels import stored_dtype
+from pynanochat.kernels.tiles import choose, short
 
 ROW_BLOCK = 2048  # columns of a row at once
 PROGRAMS = 264  # wanted at least: two for every multiprocessor of an H100
@@ -130,11 +131,17 @@ def losses_kernel(
     tl.store(picked + token, hit, mine)
 
 
-def tiles(dtype) -> dict:
-    """The constants of losses_kernel for x of `dtype`: the largest tiles that spill no register on sm_80 and sm_90."""
+# TOKENS, COLUMNS, CHANNELS, warps, stages; the first, which spills no register, is run where none was measured
+TILES = ((128, 64, 64, 8, 3), (128, 128, 64, 8, 3), (64, 128, 64, 4, 3), (128, 64, 64, 4, 4))
+
+
+def tiles(dtype, device) -> dict:
+    """The constants of losses_kernel for x of `dtype`."""
     if dtype == torch.float32:
-        return {"TOKENS": 64, "COLUMNS": 64, "CHANNELS": 16, "PRECISION": "ieee"}
-    return {"TOKENS": 128, "COLUMNS": 64, "CHANNELS": 64, "PRECISION": "tf32"}
+        return {"TOKENS": 64, "COLUMNS": 64, "CHANNELS": 16, "PRECISION": "ieee", "num_warps": 8, "num_stages": 3}
+    names = ("TOKENS", "COLUMNS", "CHANNELS", "num_warps", "num_stages")
+    candidates = [dict(zip(names, c, strict=True)) for c in TILES]
+    return {**choose(f"losses {short(dtype)}", candidates, device), "PRECISION": "tf32"}
 
 
 def losses(x, weight, targets, softcap, ignore_index):
@@ -144,7 +151,7 @@ def losses(x, weight, targets, softcap, ignore_index):
     x, weight = x.to(stored_dtype(x.dtype)), weight.to(stored_dtype(x.dtype))  # the interpreter multiplies no bf16
     if tokens == 0:
         return torch.empty(0, dtype=torch.float32, device=x.device)
-    tile = tiles(x.dtype)
+    tile = tiles(x.dtype, x.device)
     token_blocks = triton.cdiv(tokens, tile["TOKENS"])
     column_blocks = triton.cdiv(columns, tile["COLUMNS"])
     each = triton.cdiv(column_blocks, min(column_blocks, triton.cdiv(PROGRAMS, token_blocks))) * tile["COLUMNS"]
@@ -154,6 +161,6 @@ def losses(x, weight, targets, softcap, ignore_index):
     losses_kernel[(token_blocks, parts)](
         x, weight, targets, partial, picked, tokens, channels, columns, each, softcap,
         *x.stride(), *weight.stride(), targets.stride(0),
-        **tile, num_warps=8, num_stages=3,
+        **tile,
     )  # fmt: skip
     return torch.where(targets == ignore_index, 0.0, partial.logsumexp(dim=0) - picked)

@@ -61,7 +61,7 @@ def product_kernel(
 
 def _launch(a, b, out, polynomial, symmetric):
     batch, rows, columns = out.shape
-    tile = tiles(out.dtype, rows, columns, batch)
+    tile = tiles("muon_step", out.dtype, out.device, rows, columns, batch, square=symmetric)
     down, across = triton.cdiv(rows, tile["ROWS"]), triton.cdiv(columns, tile["COLUMNS"])
     count = down * (down + 1) // 2 if symmetric else down * across
     product_kernel[(count, batch)](

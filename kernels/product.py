@@ -2,12 +2,14 @@
 
 a (rows, inner) and b (inner, columns) by strides, so that either may be a transposed view. A tile's sum stays in
 registers for the epilogue of the kernel that asked for it. On sm_90 the products are wgmma, on sm_80 mma.sync with
-cp.async; both with three tiles in flight (num_stages). Tile sizes are the largest that spill no register on both.
+cp.async. The tile sizes that come first are the largest that spill no register on both.
 """
 
 import torch
 import triton
 import triton.language as tl
+
+from pynanochat.kernels.tiles import choose, short
 
 PROGRAMS = 132  # wanted at least: one for every multiprocessor of an H100
 GROUP = 8  # rows of tiles whose columns are walked together, so that the tiles of b are read from the L2 cache
@@ -51,11 +53,22 @@ def on_or_above_diagonal(tile):
     return tile - column * (column + 1) // 2, column
 
 
-def tiles(dtype, rows: int, columns: int, batch: int = 1) -> dict:
-    """Constants and warps of a product of `dtype`: large tiles, smaller ones where those would leave the card idle."""
+# ROWS, COLUMNS, warps, stages; the first is run where none was measured
+LARGE = ((128, 128, 8, 3), (128, 128, 8, 4), (128, 64, 4, 4), (64, 128, 4, 4), (128, 256, 8, 3))
+SMALL = ((64, 64, 4, 3), (64, 64, 4, 5), (128, 64, 4, 4), (64, 32, 4, 4))
+
+
+def tiles(name: str, dtype, device, rows: int, columns: int, batch: int = 1, square: bool = False) -> dict:
+    """Constants, warps and stages of the product `name` of `dtype`: large tiles, small ones where those would leave the
+    card idle. `square`: as many rows as columns."""
     inner = 128 // dtype.itemsize  # a line of shared memory
     if dtype == torch.float32:
         return {"ROWS": 64, "COLUMNS": 64, "INNER": inner, "PRECISION": "ieee", "num_warps": 8, "num_stages": 3}
     busy = batch * triton.cdiv(rows, 128) * triton.cdiv(columns, 128) >= PROGRAMS
-    side, warps = (128, 8) if busy else (64, 4)
-    return {"ROWS": side, "COLUMNS": side, "INNER": inner, "PRECISION": "tf32", "num_warps": warps, "num_stages": 3}
+    candidates = [
+        {"ROWS": r, "COLUMNS": c, "num_warps": warps, "num_stages": stages}
+        for r, c, warps, stages in (LARGE if busy else SMALL)
+        if r == c or not square
+    ]
+    case = f"{name} {short(dtype)} {'large' if busy else 'small'}{', square' if square else ''}"
+    return {**choose(case, candidates, device), "INNER": inner, "PRECISION": "tf32"}

@@ -58,7 +58,7 @@ def launch(a, b, h, dtype, inverses=None, scale=None, keep=True):
         by_columns = by_rows.new_empty(columns, rows)
         eight = (scale.scale, scale.amax, torch.finfo(scale.dtype).max)
     if rows * columns:
-        tile = tiles(a.dtype, rows, columns)
+        tile = tiles("slope" if slope else "relu2", a.dtype, a.device, rows, columns)
         relu2_kernel[(triton.cdiv(rows, tile["ROWS"]) * triton.cdiv(columns, tile["COLUMNS"]),)](
             a, b, h, out, rows, columns, inner, *a.stride(), *b.stride(), *h.stride(), *out.stride(),
             *(inverses or (out, out)), by_rows, by_columns, *eight,

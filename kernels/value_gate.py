@@ -147,10 +147,9 @@ def table_end_kernel(
         column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
         inside = column < width
         total = tl.zeros([COLUMNS], tl.float32)
-        while goes_on:
+        while _word_at(words_sorted, (chunk + 1) * CHUNK, tokens) == word:
             total += tl.load(tails_of + chunk * width + column, inside, other=0.0)
             chunk += 1
-            goes_on = _word_at(words_sorted, (chunk + 1) * CHUNK, tokens) == word
         total += tl.load(heads_of + chunk * width + column, inside, other=0.0)
         tl.store(dtable + word * width + column, total, inside)
 

@@ -4,6 +4,7 @@ pynanochat bench                 the benchmarks there are
 pynanochat bench NAME [flags]    bench/bench_NAME.py
 pynanochat bench cpu             every one of them
 pynanochat bench gpu             tests, roofline and benchmarks of a GPU into bench/results (see bench/gpu.py)
+pynanochat bench tune            the fastest tiles of its Triton kernels, into the same file (see bench/gpu_tune.py)
 """
 
 import importlib.resources
@@ -29,7 +30,10 @@ def main(argv: list[str]) -> None:
     """Raises UsageError for a name that is none, or where a benchmark fails."""
     if not argv or argv[0] in ("-h", "--help"):
         print(
-            "usage: pynanochat bench [gpu | cpu | NAME] [flags]\n\n" + __doc__ + "\nbenchmarks: " + ", ".join(names())
+            "usage: pynanochat bench [gpu | tune | cpu | NAME] [flags]\n\n"
+            + __doc__
+            + "\nbenchmarks: "
+            + ", ".join(names())
         )
         return
     what, *flags = argv
@@ -37,8 +41,12 @@ def main(argv: list[str]) -> None:
         from pynanochat.bench import gpu
 
         return gpu.main(flags)
+    if what == "tune":
+        from pynanochat.bench import gpu_tune
+
+        return gpu_tune.main(flags)
     if what != "cpu" and what not in names():
-        raise UsageError(f"bench {what}: not a benchmark; use gpu, cpu or one of {', '.join(names())}")
+        raise UsageError(f"bench {what}: not a benchmark; use gpu, tune, cpu or one of {', '.join(names())}")
     failed = [name for name in (names() if what == "cpu" else [what]) if run(name, flags) != 0]
     if failed:
         raise UsageError(f"bench {what}: {', '.join(failed)} failed; its own words stand above")

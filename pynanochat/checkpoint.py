@@ -4,6 +4,7 @@
         manifest.json             SHA-256 of every other file
         model.safetensors         weights by parameter name
         optimizer.safetensors     moments by parameter name
+        fp8.safetensors           scales of products in 8 bits, where the run has them
         state.json                step, settings, counters, model configuration
         loader_0.json, loader_0.safetensors ...   where each data stream stands
 
@@ -82,6 +83,10 @@ class Checkpoint:
     def __init__(self, folder: Path):
         self.folder = folder
         verify(folder)
+
+    def has(self, name: str) -> bool:
+        """Whether there are tensors of that name."""
+        return (self.folder / (name + ".safetensors")).exists()
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         return load_tensors(self.folder / (name + ".safetensors"))

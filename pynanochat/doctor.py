@@ -117,6 +117,15 @@ def look_at_results(findings: Findings) -> None:
         findings.fact(f"not verified on {here}", ", ".join(left) or "nothing: all that there is has passed")
 
 
+def look_at_fp8(findings: Findings) -> None:
+    import torch
+
+    from pynanochat.model.fp8 import unable
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    findings.fact("--fp8", f"no: {reason}" if (reason := unable(device)) else "can be used here")
+
+
 def unverified(passed) -> list[str]:
     """The GPU backends of ops, "op (backend)", that are not among `passed`: they are never used unasked."""
     from pynanochat.ops import backends
@@ -169,6 +178,7 @@ LOOKS = [
     ("the extension", look_at_extension, "reinstall from the repository: pip install --force-reinstall --no-deps ."),
     ("triton", look_at_triton, "reinstall it: pip install --force-reinstall triton"),
     ("the results of GPUs", look_at_results, "remove bench/results and run `pynanochat bench gpu` again"),
+    ("fp8", look_at_fp8, "use --no-fp8"),
     ("the sandbox", look_at_sandbox, "reinstall from the repository: pip install --force-reinstall --no-deps ."),
     ("the ops", look_at_ops, "see the problems above it; if there are none, report this line"),
 ]

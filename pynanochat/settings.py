@@ -112,6 +112,7 @@ def fingerprint(facts: dict) -> str:
 
 
 def differences(before: dict, now: dict) -> str:
-    """What differs between two flat dicts, for an error message; empty when nothing does."""
-    names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
-    return ", ".join(f"{n} {before.get(n)} -> {now.get(n)}" for n in names)
+    """What differs between two flat dicts, for an error message; empty when nothing does. What one of them lacks is
+    False there: a switch that came later."""
+    facts = {n: (before.get(n, False), now.get(n, False)) for n in {**before, **now}}
+    return ", ".join(f"{n} {a} -> {b}" for n, (a, b) in facts.items() if a != b)

@@ -19,7 +19,7 @@ def run(*flags, **environment):
 def test_report():
     report = run()
     assert report.returncode == 0 and report.stderr == ""
-    for word in ("python", "torch", "CPU", "CUDA kernels", "triton", *backends.ops()):
+    for word in ("python", "torch", "CPU", "CUDA kernels", "triton", "--fp8", *backends.ops()):
         assert word in report.stdout
     assert "\x1b" not in report.stdout, "colours where there is no terminal"
 

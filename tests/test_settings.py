@@ -52,6 +52,14 @@ def test_flags_are_absent_unless_given():
     assert "100%" in flags.format_help()
 
 
+def test_a_switch_that_came_later_was_off_before():
+    assert settings.differences({"depth": 2}, {"depth": 2, "fp8": False}) == ""
+    assert settings.differences({"depth": 2}, {"depth": 2, "fp8": True}) == "fp8 False -> True"
+    assert (
+        settings.differences({"depth": 2, "weights_hash": None}, {"depth": 3, "weights_hash": None}) == "depth 2 -> 3"
+    )
+
+
 def test_later_tables_win_and_unknown_names_are_refused():
     assert settings.build(Child, {"name": "a", "speed": 2.0}, {"name": "b"}) == Child(2.0, "b")
     with pytest.raises(UsageError, match="'colour'.*name"):

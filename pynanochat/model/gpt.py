@@ -39,12 +39,14 @@ class Attention(nn.Module):
             Weight(config.n_kv_head, config.value_gate_channels) if config.has_value_embedding(layer) else None
         )
 
-    def forward(self, x, ids, value_table, rotation, cache):
+    def forward(self, x, ids, value_table, rotation, cache, fp8=None):
         c = self.config
         rows, positions = x.shape[:2]
-        q = ops.linear(x, self.c_q.weight).view(rows, positions, c.n_head, c.head_dim)
-        k = ops.linear(x, self.c_k.weight).view(rows, positions, c.n_kv_head, c.head_dim)
-        v = ops.linear(x, self.c_v.weight).view(rows, positions, c.n_kv_head, c.head_dim)
+        weights = self.c_q.weight, self.c_k.weight, self.c_v.weight
+        q, k, v = (ops.linear(x, weight) for weight in weights) if fp8 is None else fp8.qkv(x, *weights)
+        q = q.view(rows, positions, c.n_head, c.head_dim)
+        k = k.view(rows, positions, c.n_kv_head, c.head_dim)
+        v = v.view(rows, positions, c.n_kv_head, c.head_dim)
         if value_table is not None:
             v = ops.value_gate(v, x, ids, value_table, self.ve_gate.weight)
         q, k = ops.rotary_qk_norm(q, k, *rotation, scale=c.qk_scale, eps=c.norm_eps)
@@ -52,7 +54,8 @@ class Attention(nn.Module):
             y = ops.attention(q, k, v, self.window)
         else:
             y = ops.attention_paged(q[:, 0], *cache.update(self.layer, k[:, 0], v[:, 0]), self.window)
-        return ops.linear(y.reshape(rows, positions, -1), self.c_proj.weight)
+        y = y.reshape(rows, positions, -1)
+        return ops.linear(y, self.c_proj.weight) if fp8 is None else fp8.proj(y, self.c_proj.weight)[0]
 
 
 class MLP(nn.Module):
@@ -61,8 +64,8 @@ class MLP(nn.Module):
         self.c_fc = Weight(4 * config.n_embd, config.n_embd)
         self.c_proj = Weight(config.n_embd, 4 * config.n_embd)
 
-    def forward(self, x):
-        return ops.relu2_mlp(x, self.c_fc.weight, self.c_proj.weight)
+    def forward(self, x, fp8=None):
+        return (ops.relu2_mlp if fp8 is None else fp8.mlp)(x, self.c_fc.weight, self.c_proj.weight)
 
 
 class Block(nn.Module):
@@ -72,19 +75,23 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(self, x, ids, value_table, rotation, cache):
-        attended = self.attn(ops.rms_norm(x, self.eps), ids, value_table, rotation, cache)
+    def forward(self, x, ids, value_table, rotation, cache, fp8=None):
+        attended = self.attn(ops.rms_norm(x, self.eps), ids, value_table, rotation, cache, fp8)
         x, normed = ops.rms_norm_residual(x, attended, self.eps)
-        return x + self.mlp(normed)
+        return x + self.mlp(normed, fp8)
 
 
 class GPT(nn.Module):
-    """`loss = model(ids, targets)`, `logits = model(ids)`; ids and targets (B, T) int64."""
+    """`loss = model(ids, targets)`, `logits = model(ids)`; ids and targets (B, T) int64.
+
+    `fp8`, where it is set (model/fp8.py), makes the blocks' products in 8 bits while the model trains.
+    """
 
     def __init__(self, config: GPTConfig, seed: int = 0, compute_dtype=torch.float32):
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
+        self.fp8 = None
         layers, rows = config.n_layer, config.padded_vocab_size
         self.transformer = nn.ModuleDict(
             {"wte": Weight(rows, config.n_embd), "h": nn.ModuleList(Block(config, i) for i in range(layers))}
@@ -153,11 +160,12 @@ class GPT(nn.Module):
             x = ops.smear(x, self.smear_gate.weight, self.smear_lambda, before)
         x0 = x
         middle = None
+        in_fp8 = self.fp8 is not None and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.transformer.h):
             if c.residual_scalars:
                 x = self.resid_lambdas[i].to(x.dtype) * x + self.x0_lambdas[i].to(x.dtype) * x0
             table = self.value_embeds[str(i)].weight if c.has_value_embedding(i) else None
-            x = block(x, ids, table, rotation, cache)
+            x = block(x, ids, table, rotation, cache, self.fp8.blocks[i] if in_fp8 else None)
             if i == c.n_layer // 2:
                 middle = x
         if c.backout:

@@ -3,7 +3,7 @@
 N parameters, M of them in the blocks' matrices, C width, V rows of the head.
 
     always      weights and gradients in fp32, 8 N; one moment for Muon's matrices, two for AdamW's: 4 M + 8 (N - M);
-                copies of the matrices in the compute dtype
+                copies of the matrices in the compute dtype, or with fp8 of the blocks' in 8 bits, twice
     the passes  what the micro-batch's tokens leave for the backward pass, the cross-entropy's workspace, and the head's
                 gradient twice more in fp32, 8 V C: as the loss makes it, and scaled
     the update  what Muon's iteration keeps beside its largest stack of matrices, or the gradients laid side by side
@@ -51,30 +51,38 @@ class StepMemory:
         return 0 if room < self.update else max(0, room - self.passes) // self.row
 
 
-def step_memory(config: GPTConfig, itemsize: int = 2, *, ours: bool = True, processes: int = 1) -> StepMemory:
+def step_memory(
+    config: GPTConfig, itemsize: int = 2, *, ours: bool = True, processes: int = 1, fp8: bool = False
+) -> StepMemory:
     """The StepMemory of `config` with activations of `itemsize` bytes.
 
-    ours: the blocks run on ops of ours, not on torch's. processes: ranks that sum their gradients.
+    ours: the blocks run on ops of ours, not on torch's. processes: ranks that sum their gradients. fp8: the blocks'
+    products are in 8 bits.
     """
     size = measure(config)
     head = config.padded_vocab_size * config.n_embd
     blocks = size.scaling - head
-    copies = itemsize * (blocks + head) if itemsize < 4 else 0
+    copy = itemsize if itemsize < 4 else 0
     workspace = WORKSPACE if ours else 5 * 4 * CHUNK * config.vocab_size  # torch's has a chunk in fp32 five times
     largest_stack = config.n_layer * 4 * config.n_embd**2
     return StepMemory(
-        always=8 * size.parameters + 4 * blocks + 8 * (size.parameters - blocks) + copies,
+        always=8 * size.parameters
+        + 4 * blocks
+        + 8 * (size.parameters - blocks)
+        + copy * head
+        + (2 if fp8 else copy) * blocks,
         passes=workspace + 8 * head,
-        row=config.sequence_len * activation_bytes_per_token(config, itemsize, ours=ours),
+        row=config.sequence_len * activation_bytes_per_token(config, itemsize, ours=ours, fp8=fp8),
         update=max(MUON_BYTES * largest_stack, 4 * size.parameters if processes > 1 else 0),
     )
 
 
-def activation_bytes_per_token(config: GPTConfig, itemsize: int = 2, *, ours: bool = True) -> int:
+def activation_bytes_per_token(config: GPTConfig, itemsize: int = 2, *, ours: bool = True, fp8: bool = False) -> int:
     """What one token of a micro-batch takes: saved in every layer, and the gradients of the one that is under way."""
     if not ours:
         return config.n_embd * (PLAIN_WIDTHS * config.n_layer + 16) * itemsize
-    return int(config.n_embd * (saved_widths(config) + WORKING_WIDTHS) * itemsize)
+    widths = saved_widths(config) + (more_widths_in_fp8(config, itemsize) if fp8 else 0.0)
+    return int(config.n_embd * (widths + WORKING_WIDTHS) * itemsize)
 
 
 def saved_widths(config: GPTConfig) -> float:
@@ -91,10 +99,21 @@ def saved_widths(config: GPTConfig) -> float:
     return config.n_layer * a_layer + embedded * keys + ends
 
 
-def ours_on(device) -> bool:
+def more_widths_in_fp8(config: GPTConfig, itemsize: int) -> float:
+    """What products in 8 bits keep more of one token, in widths C of `itemsize` bytes.
+
+    In a layer: 7 C of 8 bits, the inputs of the four products, the MLP's inner one beside its form in full. The norms'
+    outputs are no longer kept, but for the first where a value gate reads it.
+    """
+    embedded = sum(config.has_value_embedding(layer) for layer in range(config.n_layer))
+    return config.n_layer * (7 / itemsize - 2) + embedded
+
+
+def ours_on(device, fp8: bool = False) -> bool:
     """Whether the ops that decide how much is kept for the backward pass are ours on `device`."""
     tensor = torch.empty(0, device=device)
-    wanted = ("attention", "relu2_mlp", "rotary_qk_norm", "linear_softcap_cross_entropy")
+    products = ("linear_fp8", "relu2_mlp_fp8") if fp8 else ("relu2_mlp",)
+    wanted = (*products, "attention", "rotary_qk_norm", "linear_softcap_cross_entropy")
     return all(backends.choose(op, tensor) != "reference" for op in wanted)
 
 

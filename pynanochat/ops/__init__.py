@@ -5,7 +5,7 @@ from pynanochat.ops.attention import attention
 from pynanochat.ops.attention_paged import attention_paged
 from pynanochat.ops.decode_step import decode_step
 from pynanochat.ops.linear import linear
-from pynanochat.ops.linear_fp8 import linear_fp8
+from pynanochat.ops.linear_fp8 import linear_fp8, linears_fp8
 from pynanochat.ops.linear_softcap_cross_entropy import linear_softcap_cross_entropy
 from pynanochat.ops.muon_step import muon_step
 from pynanochat.ops.relu2_mlp import relu2_mlp
@@ -25,6 +25,7 @@ __all__ = [
     "linear",
     "linear_fp8",
     "linear_softcap_cross_entropy",
+    "linears_fp8",
     "muon_step",
     "relu2_mlp",
     "relu2_mlp_fp8",

@@ -4,9 +4,13 @@
     y = linear_fp8(x, weight, scales[0:3])               # the casts raise each scale's amax
     scales.update()                                      # once a step
 
-A scale brings the largest magnitude of the last `history` steps just below the format's largest number. It is a power
-of two, so that multiplying is exact and the only rounding is the format's own. What is larger than ever before is cut
-off in its first step. Everything stays on the device: nothing here waits for a GPU, and all tensors change in place.
+A scale brings the largest magnitude of the last `history` steps just below the format's largest number, that of a
+gradient below an eighth of it: gradients vary with what a batch teaches, and e5m2 reaches far enough down. It is a
+power of two, so that multiplying is exact and the only rounding is the format's own. What is larger than all that is
+cut off in its first step. In the first `measured` steps, which have no history to go by, every tensor is measured
+before it is cast, in a pass of its own. Everything stays on the device: nothing here waits for a GPU, and all tensors
+change in place. Each scalar has memory of its own, for products and kernels read it at an address that 16 should
+divide.
 """
 
 from dataclasses import dataclass
@@ -15,25 +19,25 @@ import torch
 
 E4M3 = torch.float8_e4m3fn  # activations and weights: 3 bits of mantissa, up to 448
 E5M2 = torch.float8_e5m2  # gradients: 2 bits, up to 57,344
+LIMITS = {E4M3: torch.finfo(E4M3).max, E5M2: torch.finfo(E5M2).max / 8}  # for what was seen before
 
 
 @dataclass
 class Scale:
-    """The scale of one tensor: scalars on the device. `seeded` once it has seen the tensor."""
+    """The scale of one tensor: scalars on the device. While `measuring` it follows each tensor, not the history."""
 
     dtype: torch.dtype
     scale: torch.Tensor
     inverse: torch.Tensor
     amax: torch.Tensor
-    seeded: bool = False
+    measuring: bool = True
 
-    def seed(self, x) -> None:
-        """Before the first use there is no earlier step: take the scale from x itself, in a pass of its own."""
-        if not self.seeded:
-            largest = torch.where(x.isfinite(), x.abs(), 0).amax().float() if x.numel() else self.amax
-            self.scale.copy_(power_of_two(largest, torch.finfo(self.dtype).max, self.scale))
+    def measure(self, x) -> None:
+        """While measuring, take the scale from x itself, in a pass over it."""
+        if self.measuring:
+            largest = x.abs().nan_to_num_(0.0, posinf=0.0).amax().float() if x.numel() else self.amax
+            self.scale.copy_(power_of_two(largest, LIMITS[self.dtype], self.scale))
             self.inverse.copy_(1 / self.scale)
-            self.seeded = True
 
 
 def power_of_two(largest, limit, otherwise):
@@ -46,12 +50,12 @@ def power_of_two(largest, limit, otherwise):
 class Scales:
     """Scales of as many tensors as there are `dtypes`; index or slice it for the Scale of one or several."""
 
-    def __init__(self, dtypes, history: int = 16, device=None):
-        self.limits = torch.tensor([torch.finfo(dtype).max for dtype in dtypes], device=device)
+    def __init__(self, dtypes, history: int = 16, device=None, measured: int = 1):
+        self.limits = torch.tensor([LIMITS[dtype] for dtype in dtypes], device=device)
         self.history = torch.zeros(history, len(dtypes), device=device)  # the newest first
-        self.amax = torch.zeros(len(dtypes), device=device)  # since the last update
-        self.scale, self.inverse = torch.ones_like(self.amax), torch.ones_like(self.amax)
-        self._each = [Scale(d, self.scale[i], self.inverse[i], self.amax[i]) for i, d in enumerate(dtypes)]
+        self.measured, self.updates = measured, 0
+        scalar = lambda value: torch.full((), value, device=device)  # noqa: E731
+        self._each = [Scale(dtype, scalar(1.0), scalar(1.0), scalar(0.0), measured > 0) for dtype in dtypes]
 
     def __getitem__(self, which):
         return self._each[which]
@@ -59,21 +63,46 @@ class Scales:
     def __len__(self) -> int:
         return len(self._each)
 
-    def update(self) -> None:
-        """Take in the magnitudes seen since the last update; several ranks reduce `amax` to its maximum before."""
-        newest = torch.where(self.amax.isfinite(), self.amax, 0)
+    @property
+    def measuring(self) -> bool:
+        """Whether the step that is under way measures its tensors."""
+        return self.updates < self.measured
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """All scales side by side, a copy."""
+        return torch.stack([each.scale for each in self._each])
+
+    @property
+    def amax(self) -> torch.Tensor:
+        """The largest magnitudes since the last update, a copy."""
+        return torch.stack([each.amax for each in self._each])
+
+    def update(self, seen: torch.Tensor | None = None) -> None:
+        """Take in the magnitudes of a step: what `amax` is, or, `seen` by several ranks, the maximum of theirs."""
+        seen = self.amax if seen is None else seen
+        newest = torch.where(seen.isfinite(), seen, 0)
         self.history.copy_(torch.cat([newest[None], self.history[:-1]]))
-        self.scale.copy_(power_of_two(self.history.amax(0), self.limits, self.scale))
-        self.inverse.copy_(1 / self.scale)
-        self.amax.zero_()
+        self._set_scale(power_of_two(self.history.amax(0), self.limits, self.scale))
+        self.updates += 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the magnitudes since the last update: those of a step that is not done."""
+        torch._foreach_zero_([each.amax for each in self._each])
+        for each in self._each:
+            each.measuring = self.measuring
+
+    def _set_scale(self, scale) -> None:
+        torch._foreach_copy_([each.scale for each in self._each], scale.unbind())
+        torch._foreach_copy_([each.inverse for each in self._each], (1 / scale).unbind())
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint needs to go on bit for bit."""
-        return {"history": self.history, "scale": self.scale, "amax": self.amax}
+        """What a checkpoint, made between two steps, needs to go on bit for bit."""
+        return {"history": self.history, "scale": self.scale, "updates": torch.tensor(self.updates)}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        for name, own in self.state().items():
-            own.copy_(state[name])
-        self.inverse.copy_(1 / self.scale)
-        for each in self._each:
-            each.seeded = True
+        self.history.copy_(state["history"])
+        self._set_scale(state["scale"].to(self.history.device))
+        self.updates = int(state["updates"])
+        self.forget()

@@ -7,6 +7,7 @@ with cuda_stream("rms_norm", x) as stream:
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import types
@@ -14,7 +15,8 @@ import types
 import torch
 
 from pynanochat.errors import BackendError
-from pynanochat.ops.backends import missing
+from pynanochat.kernels import tiles
+from pynanochat.ops.backends import missing, results
 
 _ELSE = "or unset PYNANOCHAT_BACKEND"
 
@@ -27,9 +29,21 @@ def triton_twin(op: str, *names: str) -> types.SimpleNamespace:
 def _twin(op: str, name: str):
     def run(tensor, *rest):
         with _triton_device(op, tensor):
-            return getattr(importlib.import_module(f"pynanochat.kernels.{op}"), name)(tensor, *rest)
+            return getattr(_kernels(op), name)(tensor, *rest)
 
     return run
+
+
+def _kernels(op: str):
+    _recall_tiles()
+    return importlib.import_module(f"pynanochat.kernels.{op}")
+
+
+@functools.cache
+def _recall_tiles() -> None:
+    """Tell the kernels which tile sizes were measured to be the fastest (see bench/gpu_tune.py), once."""
+    for result in results():
+        tiles.remember(result["file"].get("device"), result["file"].get("tiles"))
 
 
 def _triton_device(op: str, tensor):

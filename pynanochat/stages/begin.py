@@ -44,7 +44,7 @@ def begin(run, stage: str) -> checkpoint.Checkpoint:
 
 def identity(run, stage: str) -> dict:
     """All that decides the result of a stage that trains on a mixture."""
-    return origin(run, stage) | {"mixture_hash": run.mixture_hash(stage)}
+    return origin(run, stage) | {"mixture_hash": run.mixture_hash(stage), "fp8": run.settings.fp8}
 
 
 def origin(run, stage: str) -> dict:
@@ -126,7 +126,7 @@ class Beginning:
             weight_decay=weight_decay,
         )
         if warm:
-            if not (self.found.folder / "optimizer.safetensors").exists():
+            if not self.found.has("optimizer"):
                 raise CheckpointError(f"{self.found.folder}: it has no optimizer state; use --no-warm-optimizer")
             optimizer.load_named_state(self.found.tensors("optimizer"), self.model.named_parameters())
         return optimizer

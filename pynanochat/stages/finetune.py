@@ -20,7 +20,7 @@ from pynanochat.evals.score import chat_core
 from pynanochat.model import lora
 from pynanochat.model.scaling import measure
 from pynanochat.optim import RECIPES
-from pynanochat.stages import begin, pretrain
+from pynanochat.stages import begin, fp8, pretrain
 from pynanochat.stages.compiling import compiled_forward
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.tasks import GRADED
@@ -81,6 +81,7 @@ def check_plan(run, stage: str, processes: int, conversations: int = 0) -> None:
     """Raise what can be known to go wrong before anything is changed: settings, data that cannot be had."""
     wanted = run.tables[stage]
     check_settings(wanted)
+    fp8.check(run.settings.fp8 and not run.done(stage), runtime.pick_device(run.settings.device, run.ranks))
     if wanted.batch_tokens or conversations:
         check_rows(wanted.batch_tokens, conversations, processes, begin.pretrained(run).sequence_len)
     run.mixture(stage)
@@ -135,7 +136,8 @@ class Finetuning(begin.Beginning):
         recorded = self.recorded()
         device_rows = self.wanted.device_rows or recorded.get("fitted_rows", 0)
         if not device_rows:
-            most = pretrain.fit_device_rows(self.config, self.device, rows // world, dtype=self.dtype, processes=world)
+            here = {"dtype": self.dtype, "processes": world, "in_fp8": self.run.settings.fp8}
+            most = pretrain.fit_device_rows(self.config, self.device, rows // world, **here)
             most = min(most, self.base.device_rows or most)
             device_rows = max(d for d in range(1, most + 1) if rows // world % d == 0)
         if rows % (device_rows * world):
@@ -153,6 +155,7 @@ class Finetuning(begin.Beginning):
         if not self.steps:
             self.steps = self._count_steps(loaders())
         self.run.say(self._describe(mixture))
+        fp8.give(self.model, self.run, self.stage)
         streams = loaders()
         if self.device.type == "cuda":
             streams = {i: Prefetch(loader) for i, loader in streams.items()}

@@ -179,6 +179,7 @@ class TrainingLoop:
             if norm > 0:  # where nothing is to be learnt, momentum and weight decay must not move the weights either
                 self.optimizer.step()
             self.bad_steps = 0
+        self._move_scales(finite)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.tokens += tokens
@@ -194,6 +195,8 @@ class TrainingLoop:
         the tokens. Where the GPU's memory is too small, the same batches again in smaller pieces, and where the
         backward pass does not compile, uncompiled."""
         batches: list = []
+        if self.model.fp8 is not None:
+            self.model.fp8.begin()
         while True:
             compiles = True
             try:
@@ -211,13 +214,15 @@ class TrainingLoop:
     def _gradients(self, batches: list) -> tuple[torch.Tensor, int]:
         """Add up the gradients of `batches`, one from each stream, which are drawn here where they are not there."""
         total, tokens = torch.zeros((), device=self.device), 0
+        measuring = self.model.fp8 is not None and self.model.fp8.measuring
+        forward = self.model if measuring else self.forward  # a few steps are not worth a graph of their own
         for number, stream in enumerate(self.streams.values()):
             if number == len(batches):
                 batches.append(next(stream))
             tokens += tokens_of(batches[number])
             for piece, share in pieces_of(batches[number], self.pieces):
                 if share:
-                    loss = self.loss(self.forward, piece) / (self.stream_count / share)
+                    loss = self.loss(forward, piece) / (self.stream_count / share)
                     loss.backward()
                     total += loss.detach()
         return total, tokens
@@ -264,6 +269,17 @@ class TrainingLoop:
         dist.all_reduce(stop, dist.ReduceOp.MAX)
         tokens, *means = sums.tolist()
         return loss.item(), round(tokens), dict(zip(names, means, strict=True)), int(stop.item())
+
+    def _move_scales(self, finite: bool) -> None:
+        """The scales of products in 8 bits, the same on all ranks, after a step; one that was not finite leaves none
+        of its magnitudes behind."""
+        fp8 = self.model.fp8
+        if fp8 is None:
+            return
+        if finite:
+            fp8.finish(None if self.ranks.world_size == 1 else lambda seen: dist.all_reduce(seen, dist.ReduceOp.MAX))
+        else:
+            fp8.forget()
 
     def _after_bad_step(self, loss: float, norm: float) -> None:
         """A step whose loss or gradient was not finite changed nothing; after several in a row, roll back."""
@@ -369,6 +385,8 @@ class TrainingLoop:
             if adapters := lora.adapters(self.model):
                 writer.tensors("adapters", adapters)
             writer.tensors("optimizer", self.optimizer.named_state(self.model.named_parameters()))
+            if self.model.fp8 is not None:
+                writer.tensors("fp8", self.model.fp8.state())
             writer.state("state", self._state())
         self._barrier()
         if self.ranks.first:
@@ -421,6 +439,8 @@ class TrainingLoop:
             self.model.load_state_dict(found.tensors("model"))
         self.optimizer.load_named_state(found.tensors("optimizer"), self.model.named_parameters())
         self.optimizer.load_scalars(found.state("state")["optimizer"])
+        if self.model.fp8 is not None and found.has("fp8"):  # else its first steps measure
+            self.model.fp8.load_state(found.tensors("fp8"))
 
     def _barrier(self) -> None:
         if self.ranks.world_size > 1:

@@ -15,6 +15,7 @@ from pynanochat.evals.bpb import bits_per_byte
 from pynanochat.model import GPT, GPTConfig, memory
 from pynanochat.model.scaling import Horizon, horizon, measure
 from pynanochat.optim import RECIPES, SCHEDULES, build_optimizer
+from pynanochat.stages import fp8
 from pynanochat.stages.compiling import compiled_forward
 from pynanochat.stages.loop import LoopSettings, TrainingLoop
 from pynanochat.stages.progress import duration
@@ -71,9 +72,11 @@ class Plan:
     """Micro-batches of a step, over all ranks."""
 
 
-def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1, dtype=torch.bfloat16) -> Plan:
+def plan(
+    wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1, dtype=torch.bfloat16, in_fp8: bool = False
+) -> Plan:
     """The Plan for these settings; `dtype` is that of activations. Raises UsageError for a batch that does not divide
-    into micro-batches and ranks."""
+    into micro-batches and ranks, and where fp8 is wanted and cannot be had."""
     _check_positive(wanted)
     runtime.wants_compiling(wanted.compile, torch.device("cpu"))  # the name is right
     heads = GPTConfig.from_depth(wanted.depth, arch=wanted.arch, head_dim=wanted.head_dim).n_head
@@ -87,6 +90,7 @@ def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1,
         sequence_len=wanted.sequence_len,
         **({"n_kv_head": wanted.kv_heads} if wanted.kv_heads else {}),
     )
+    fp8.check(in_fp8, device, config)
     ratio = wanted.tokens_per_parameter or TOKENS_PER_PARAMETER[wanted.arch]
     extent = horizon(config, ratio, wanted.batch_tokens or None)
     if extent.batch_tokens % (wanted.sequence_len * world_size):
@@ -96,7 +100,7 @@ def plan(wanted: PretrainSettings, vocab_size: int, device, world_size: int = 1,
         )
     rows = extent.batch_tokens // wanted.sequence_len
     device_rows = wanted.device_rows or fit_device_rows(
-        config, device, rows // world_size, dtype=dtype, processes=world_size
+        config, device, rows // world_size, dtype=dtype, processes=world_size, in_fp8=in_fp8
     )
     if rows % (device_rows * world_size):
         raise UsageError(
@@ -114,12 +118,14 @@ def check_plan(run, vocab_size: int, processes: int, begun: bool) -> None:
     """
     device = runtime.pick_device(run.settings.device, run.ranks)
     dtype = runtime.pick_compute_dtype(device, run.settings.dtype)
-    what = plan(_with_recorded_rows(run) if begun else run.tables[NAME], vocab_size, device, processes, dtype)
+    wanted = _with_recorded_rows(run) if begun else run.tables[NAME]
+    in_fp8 = run.settings.fp8 and not (begun and run.done(NAME))  # what is done needs no card any more
+    what = plan(wanted, vocab_size, device, processes, dtype, in_fp8)
     size = measure(what.config).parameters
     # Weights, gradients and at least one moment in fp32; ranks on a CPU share its memory.
     needed = 12 * size * (1 if device.type == "cuda" else processes)
     if device.type == "cuda":  # and on a GPU, where nothing is swapped out, one row
-        needed = max(needed, memory_on(device, what.config, dtype, processes).needed(1))
+        needed = max(needed, memory_on(device, what.config, dtype, processes, in_fp8).needed(1))
     free = runtime.device_memory(device)
     if needed > free:
         raise UsageError(
@@ -139,19 +145,22 @@ def _check_positive(wanted: PretrainSettings) -> None:
     )
 
 
-def fit_device_rows(config: GPTConfig, device, rows: int, *, dtype=torch.bfloat16, processes: int = 1) -> int:
+def fit_device_rows(
+    config: GPTConfig, device, rows: int, *, dtype=torch.bfloat16, processes: int = 1, in_fp8: bool = False
+) -> int:
     """The largest divisor of `rows`, at most 32, whose training step fits into the device's free memory; at least 1."""
     free = runtime.device_memory(device)
     if device.type == "cuda":
-        return memory.fit_rows(memory_on(device, config, dtype, processes), free, rows)
+        return memory.fit_rows(memory_on(device, config, dtype, processes, in_fp8), free, rows)
     free -= measure(config).training_bytes()
     most = max(1, int(0.8 * free) // (memory.activation_bytes_per_token(config, ours=False) * config.sequence_len))
     return max(d for d in range(1, min(rows, memory.MOST_ROWS, most) + 1) if rows % d == 0)
 
 
-def memory_on(device, config: GPTConfig, dtype, processes: int) -> memory.StepMemory:
+def memory_on(device, config: GPTConfig, dtype, processes: int, in_fp8: bool = False) -> memory.StepMemory:
     """What a training step takes on a GPU with the ops that are used there."""
-    return memory.step_memory(config, dtype.itemsize, ours=memory.ours_on(device), processes=processes)
+    ours = memory.ours_on(device, in_fp8)
+    return memory.step_memory(config, dtype.itemsize, ours=ours, processes=processes, fp8=in_fp8)
 
 
 def identity(run) -> dict:
@@ -159,6 +168,7 @@ def identity(run) -> dict:
         **settings.binding(run.tables[NAME]),
         "seed": run.settings.seed,
         "dtype": run.settings.dtype,
+        "fp8": run.settings.fp8,
         "tokenizer_hash": run.tokenizer().hash(),
         "data_hash": run.source().hash(),
     }
@@ -175,10 +185,11 @@ def train(run) -> dict:
     runtime.seed_everything(run.settings.seed)
     tokenizer = run.tokenizer()
     dtype = runtime.pick_compute_dtype(device, run.settings.dtype)
-    what = plan(wanted, len(tokenizer), device, ranks.world_size, dtype)
+    what = plan(wanted, len(tokenizer), device, ranks.world_size, dtype, run.settings.fp8)
     size = measure(what.config)
     model = GPT(what.config, seed=run.settings.seed, compute_dtype=dtype).to(device)
     run.say(describe(what, size, dtype, device))
+    fp8.give(model, run, NAME)
     loop = TrainingLoop(
         name=NAME,
         folder=run.stage_folder(NAME),
@@ -198,7 +209,8 @@ def train(run) -> dict:
         sample=lambda model: sample(model, tokenizer, prompts_of(run.source())),
         ranks=ranks,
     )
-    return loop.run() | {"parameters": size.parameters, "dtype": str(dtype).removeprefix("torch.")}
+    name = str(dtype).removeprefix("torch.") + (" and fp8" if run.settings.fp8 else "")
+    return loop.run() | {"parameters": size.parameters, "dtype": name}
 
 
 def _with_recorded_rows(run) -> PretrainSettings:
@@ -281,10 +293,10 @@ def describe(what: Plan, size, dtype, device) -> str:
     )
 
 
-def memory_needed(what: Plan, device, dtype, processes: int) -> int:
+def memory_needed(what: Plan, device, dtype, processes: int, in_fp8: bool = False) -> int:
     """Bytes that training will take on each rank, about."""
     if device.type == "cuda":
-        return memory_on(device, what.config, dtype, processes).needed(what.device_rows)
+        return memory_on(device, what.config, dtype, processes, in_fp8).needed(what.device_rows)
     rows = what.device_rows * what.config.sequence_len
     return measure(what.config).training_bytes() + rows * memory.activation_bytes_per_token(what.config, ours=False)
 
@@ -301,15 +313,16 @@ ASSUMED_UTILISATION = 0.4  # of the peak, for a plan before anything has been me
 def describe_plan(wanted, vocab_size, device, run_settings, processes: int) -> str:
     """The lines of a dry run: parameters, FLOPs, memory, time and cost."""
     dtype = runtime.pick_compute_dtype(device, run_settings.dtype)
-    what = plan(wanted, vocab_size, device, processes, dtype)
+    what = plan(wanted, vocab_size, device, processes, dtype, run_settings.fp8)
     size = measure(what.config)
+    needed = memory_needed(what, device, dtype, processes, run_settings.fp8)
     rate = ASSUMED_UTILISATION * runtime.peak_flops(device, dtype) * processes
     hours = seconds_needed(what, rate) / 3600
     cost = f", about ${hours * run_settings.price_per_hour:,.2f}" if run_settings.price_per_hour else ""
     return (
         f"{describe(what, size, dtype, device)}\n"
         f"pretrain: {size.flops_per_token:,} FLOPs a token, about "
-        f"{memory_needed(what, device, dtype, processes) / 2**30:.1f} GiB on each of {processes} ranks\n"
+        f"{needed / 2**30:.1f} GiB on each of {processes} ranks\n"
         f"pretrain: about {duration(hours * 3600)} at {ASSUMED_UTILISATION:.0%} of {rate / ASSUMED_UTILISATION:.2e} "
         f"FLOP/s{cost}"
     )

@@ -34,6 +34,8 @@ class RunSettings:
     """auto, cpu, cuda or cuda:N."""
     dtype: str = "auto"
     """What matrix products are computed in: auto, bf16 or fp32."""
+    fp8: bool = False
+    """Multiply the blocks' large matrices in 8-bit floats in training, RL left out; for GPUs from Ada and Hopper on."""
     seed: int = 0
     """Seed of the weights and of the toy world."""
     toyworld_entities: int = 0

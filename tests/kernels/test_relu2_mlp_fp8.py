@@ -6,34 +6,20 @@ import torch
 from pynanochat.errors import UsageError
 from pynanochat.ops import relu2_mlp_fp8
 from pynanochat.ops.backends import implementations
-from pynanochat.ops.fp8 import E4M3, E5M2, Scales
-from pynanochat.ops.linear_fp8 import cast_reference
+from pynanochat.ops.fp8 import Scales
+from pynanochat.ops.linear_fp8 import cast, cast_reference
 from pynanochat.ops.relu2_mlp import relu2_mlp_reference
+from tests.kernels.fp8_inputs import MLP, apart, layer, run, skip_without_fp8
 
 OP = "relu2_mlp_fp8"
 UTILITIES = ("test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
-DTYPES = [E4M3, E4M3, E4M3, E4M3, E5M2, E5M2]  # of x, w_fc, w_proj, h, dy, dz
-
-
-@pytest.fixture(autouse=True)
-def _only_where_there_is_fp8(device):
-    if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
-        pytest.skip("8-bit floats need sm_89")
 
 
 @pytest.fixture
-def kernel(backend, monkeypatch):
+def kernel(backend, device, monkeypatch):
+    skip_without_fp8(device)
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     return implementations(OP)[backend]
-
-
-def inputs(shape, device):
-    """x and dy (N, C) in bf16, w_fc (M, C) and w_proj (C, M) in fp32."""
-    tokens, channels, units = shape
-    generator = torch.Generator().manual_seed(5)
-    draw = lambda *s: torch.randn(s, generator=generator).to(device)  # noqa: E731
-    weights = draw(units, channels) / channels**0.5, draw(channels, units) / units**0.5
-    return draw(tokens, channels).bfloat16(), draw(tokens, channels).bfloat16(), *weights
 
 
 def check_8_bits(written, exact, scale):
@@ -51,13 +37,13 @@ def check_8_bits(written, exact, scale):
 
 @pytest.mark.parametrize("shape", [(48, 32, 80), (70, 16, 130)], ids=str)
 def test_epilogues(kernel, device, shape):
-    x, dy, w_fc, w_proj = inputs(shape, device)
-    scales = Scales(DTYPES, device=device)
+    x, dy, w_fc, w_proj = layer(*shape, device)
+    scales = Scales(MLP, device=device)
     for scale, tensor in zip(scales[:5], (x, w_fc, w_proj, x, dy), strict=True):
-        scale.seed(tensor)
+        scale.measure(tensor)
     scales[3].scale.fill_(64.0)  # so that a few results are cut off
     scales[5].scale.fill_(2.0**14)
-    scales[3].seeded = scales[5].seeded = True
+    scales[3].measuring = scales[5].measuring = False
     x8, fc8, dy8 = (cast_reference(t, s)[0] for t, s in ((x, scales[0]), (w_fc, scales[1]), (dy, scales[4])))
     proj8_columns = cast_reference(w_proj, scales[2])[1]
     of = [scale.inverse for scale in scales]
@@ -74,42 +60,35 @@ def test_epilogues(kernel, device, shape):
 
 def test_what_is_no_number_stays_that_and_spoils_no_scale(kernel, device):
     """A gradient that is no number, of one token: the loop must see it in the gradients, the scales must not."""
-    x, dy, w_fc, w_proj = inputs((32, 16, 48), device)
-    scales = Scales(DTYPES, device=device)
-    run(relu2_mlp_fp8, x, dy, w_fc, w_proj, scales[:])
+    x, dy, w_fc, w_proj = layer(32, 16, 48, device)
+    scales = Scales(MLP, device=device)
+    run(relu2_mlp_fp8, (x, w_fc, w_proj), dy, scales[:])
     scales.update()
     dy[3, 4] = float("nan")
-    _, dx, dw_fc, dw_proj = run(relu2_mlp_fp8, x, dy, w_fc, w_proj, scales[:])
+    _, dx, dw_fc, dw_proj = run(relu2_mlp_fp8, (x, w_fc, w_proj), dy, scales[:])
     assert dx[3].isnan().any() and dw_fc.isnan().any() and dw_proj[4].isnan().any() and dx[4].isfinite().all()
     scales.update()
     assert scales.scale.isfinite().all() and (scales.scale > 0).all()
-    run(relu2_mlp_fp8, x, dy.nan_to_num(), w_fc, w_proj, scales[:])
-
-
-def run(function, x, dy, w_fc, w_proj, *rest):
-    leaves = [t.detach().requires_grad_() for t in (x, w_fc, w_proj)]
-    y = function(*leaves, *rest)
-    return y.detach(), *torch.autograd.grad(y, leaves, dy)
+    run(relu2_mlp_fp8, (x, w_fc, w_proj), dy.nan_to_num(), scales[:])
 
 
 def test_a_few_steps_stay_close(kernel, device):
     """Output and gradients of three steps, the first of which knows no scale, within what 8 bits allow."""
-    scales = Scales(DTYPES, device=device)
+    scales = Scales(MLP, device=device)
     for step in range(3):
-        x, dy, w_fc, w_proj = inputs((64, 32, 96), device)
+        x, dy, w_fc, w_proj = layer(64, 32, 96, device)
         x = x * (1 + 0.2 * step)
-        ours = run(relu2_mlp_fp8, x, dy, w_fc, w_proj, scales[:])
-        exact = run(relu2_mlp_reference, *(t.double() for t in (x, dy, w_fc, w_proj)))
+        ours = run(relu2_mlp_fp8, (x, w_fc, w_proj), dy, scales[:])
+        exact = run(relu2_mlp_reference, [t.double() for t in (x, w_fc, w_proj)], dy.double())
         assert [t.dtype for t in ours] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
-        for mine, true in zip(ours, exact, strict=True):
-            assert (mine.double() - true).norm() < 0.12 * true.norm()
+        assert max(apart(ours, exact)) < 0.12
         assert (scales.amax > 0).all()
         scales.update()
 
 
 def test_operators_are_registered_right(kernel, device):
-    scales = Scales(DTYPES, device=device)
-    x, dy, w_fc, w_proj = inputs((16, 16, 32), device)
+    scales = Scales(MLP, device=device)
+    x, dy, w_fc, w_proj = layer(16, 16, 32, device)
     h, one = torch.rand(16, 32, device=device).bfloat16(), torch.ones((), device=device)
     to_8 = lambda t, scale: cast_reference(t, scale)[0]  # noqa: E731
     of = lambda scale: (one, one, scale.scale, scale.inverse, scale.amax, scale.dtype)  # noqa: E731
@@ -122,12 +101,24 @@ def test_operators_are_registered_right(kernel, device):
     check(operators.relu2_mlp_fp8_slope.default, *factors, h, *of(scales[5]))
 
 
+def test_casts_made_beforehand_are_used(kernel, device):
+    scales = Scales(MLP, device=device)
+    x, dy, w_fc, w_proj = layer(32, 16, 48, device)
+    casts = cast(w_fc, scales[1]), cast(w_proj, scales[2])
+    before = run(relu2_mlp_fp8, (x, torch.zeros_like(w_fc), torch.zeros_like(w_proj)), dy, scales[:], casts)
+    for ours, theirs in zip(before, run(relu2_mlp_fp8, (x, w_fc, w_proj), dy, scales[:]), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_sizes(kernel, device):
-    scales = Scales(DTYPES, device=device)
-    x, _, w_fc, w_proj = inputs((32, 16, 48), device)
-    assert relu2_mlp_fp8(x.view(2, 16, 16), w_fc, w_proj, scales[:]).shape == (2, 16, 16)
-    with pytest.raises(UsageError, match="multiple of 16"):
-        relu2_mlp_fp8(x[:20], w_fc, w_proj, scales[:])
+    """Rows that are no multiple of 16 change nothing for the others; widths are refused."""
+    x, dy, w_fc, w_proj = layer(32, 16, 48, device)
+    of = lambda rows: run(relu2_mlp_fp8, (rows, w_fc, w_proj), dy[:1].expand_as(rows), Scales(MLP, device=device)[:])  # noqa: E731
+    few, many = of(x[:21]), of(x)
+    assert of(x.view(2, 16, 16))[0].shape == (2, 16, 16)
+    assert few[0].shape == few[1].shape == (21, 16) and max(apart([few[0]], [many[0][:21].double()])) < 0.05
+    with pytest.raises(UsageError, match="multiples of 16; use relu2_mlp"):
+        relu2_mlp_fp8(x, w_fc[:40], w_proj[:, :40], Scales(MLP, device=device)[:])
 
 
 @pytest.mark.gpu

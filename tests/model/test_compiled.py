@@ -8,15 +8,16 @@ from torch._dynamo.backends.common import aot_autograd
 from pynanochat import runtime
 from pynanochat.errors import UsageError
 from pynanochat.model import GPT, GPTConfig
+from pynanochat.model.fp8 import Fp8
 
 SIZE = {"head_dim": 16, "n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "vocab_size": 50, "sequence_len": 40}
 OURS = {"linear", "relu2_mlp", "attention", "rotary_qk_norm"}  # each also as NAME_backward
 HEAD = "linear_softcap_cross_entropy_losses_and_grads"
 
 
-def lively(arch, dtype):
+def lively(arch, dtype, layers=SIZE["n_layer"]):
     """A model without zero weights, so that every gradient has something to say."""
-    model = GPT(GPTConfig.from_depth(3, arch, **SIZE), compute_dtype=dtype)
+    model = GPT(GPTConfig.from_depth(3, arch, **SIZE | {"n_layer": layers}), compute_dtype=dtype)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,7 +31,9 @@ def recorder():
 
     def compiler(which):
         def note(graph, example_inputs):
-            targets = {str(node.target) for node in graph.graph.nodes if node.op == "call_function"}
+            calls = [node for node in graph.graph.nodes if node.op == "call_function"]
+            # an operator that changes an argument is itself the argument of what calls it
+            targets = {str(target) for node in calls for target in (node.target, *node.args[:1])}
             seen[which].append({t.split(".")[1] for t in targets if t.startswith("pynanochat.")})
             return make_boxed_func(graph.forward)
 
@@ -85,6 +88,37 @@ def test_dynamo_finds_no_break_and_does_not_compile_a_second_batch():
                 parameter.sub_(parameter.grad, alpha=1e-3)
         model.zero_grad(set_to_none=True)
     assert len(seen["forward"]) == 1
+
+
+def test_a_step_in_8_bits_is_one_graph_too(monkeypatch):
+    """Once the scales no longer measure: bit for bit the eager step, the magnitudes too, and never compiled again."""
+    monkeypatch.setattr("pynanochat.model.fp8.MEASURED", 1)
+    model = lively("2026", torch.bfloat16, layers=1)
+    model.fp8 = Fp8(model)
+    backend, seen = recorder()
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)
+
+    def step(forward, seed):
+        ids = torch.randint(0, 50, (2, 21), generator=torch.Generator().manual_seed(seed))
+        model.zero_grad()
+        model.fp8.begin()
+        forward(ids[:, :-1], ids[:, 1:]).backward()
+        return {name: p.grad for name, p in model.named_parameters()} | {"amax": model.fp8.scales.amax}
+
+    step(model, 0)
+    model.fp8.finish()
+    for seed in (1, 2):
+        expected = step(model, seed)
+        model.fp8.forget()
+        for name, found in step(compiled, seed).items():
+            assert torch.equal(found, expected[name]), name
+        model.fp8.finish()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(parameter.grad, alpha=1e-3)
+    assert len(seen["forward"]) == len(seen["backward"]) == 1
+    assert seen["forward"][0] >= {"attention", "linear_fp8_cast", "relu2_mlp_fp8_relu2"}
+    assert seen["backward"][0] >= {"attention_backward", "linear_fp8_cast", "relu2_mlp_fp8_slope"}
 
 
 @pytest.mark.parametrize(

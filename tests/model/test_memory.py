@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from pynanochat.model import GPT, GPTConfig
-from pynanochat.model.memory import activation_bytes_per_token, fit_rows, saved_widths, step_memory
+from pynanochat.model.fp8 import Fp8
+from pynanochat.model.memory import (
+    activation_bytes_per_token,
+    fit_rows,
+    more_widths_in_fp8,
+    saved_widths,
+    step_memory,
+)
 from pynanochat.model.scaling import measure
 
 CARDS = (8, 16, 24, 80)  # GiB; what a desktop and the driver take is gone before
@@ -46,16 +53,21 @@ def saved_bytes(model, rows: int) -> int:
 
 @pytest.mark.parametrize("arch", ["2025", "2026"])
 @pytest.mark.parametrize("groups", [4, 2])
-@pytest.mark.parametrize("layers", [2, 5])
-def test_saved_bytes_are_what_autograd_saves(monkeypatch, arch, groups, layers):
+@pytest.mark.parametrize(("layers", "fp8"), [(2, False), (5, False), (3, True)])
+def test_saved_bytes_are_what_autograd_saves(monkeypatch, arch, groups, layers, fp8):
     monkeypatch.setattr(F, "rms_norm", lambda x, shape, eps: NormThatKeepsItsInput.apply(x, eps))
     config = GPTConfig.from_depth(
         layers, arch, head_dim=64, n_embd=256, n_head=4, n_kv_head=groups, vocab_size=320, sequence_len=64
     )
     model = GPT(config, compute_dtype=torch.bfloat16)
+    expected = saved_widths(config)
+    if fp8:
+        model.fp8 = Fp8(model)
+        model.fp8.begin()
+        expected += more_widths_in_fp8(config, 2)
     tokens = 2 * config.sequence_len
     grown = (saved_bytes(model, 3) - saved_bytes(model, 1)) / tokens / 2 / config.n_embd
-    assert grown == pytest.approx(saved_widths(config), rel=0.03)
+    assert grown == pytest.approx(expected, rel=0.03)
 
 
 def chosen(gib: int, depth: int, arch: str, **how) -> tuple[int, int]:
@@ -110,6 +122,13 @@ def test_torchs_own_ops_and_fp32_take_more():
     assert activation_bytes_per_token(config, 4) == 2 * ours
     assert activation_bytes_per_token(config, ours=False) > 1.8 * ours
     assert step_memory(config, ours=False).needed(1) > step_memory(config).needed(1)
+
+
+def test_products_in_8_bits_take_somewhat_more():
+    config = GPTConfig.from_depth(12)
+    plain, ours = (step_memory(config, fp8=fp8) for fp8 in (False, True))
+    assert 1.08 < ours.row / plain.row < 1.15 and ours.always == plain.always
+    assert step_memory(config, 4, fp8=True).always > step_memory(config, 4).always  # the weights are no copies there
 
 
 def test_the_state_alone_is_more_than_weights_gradients_and_a_moment():

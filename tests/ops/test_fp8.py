@@ -28,44 +28,74 @@ def test_the_largest_of_the_last_steps_counts():
     scales = Scales([E4M3, E5M2], history=3)
     seen = []
     for amax in (1.0, 100.0, 2.0, 2.0, 2.0):
-        scales.amax.fill_(amax)
+        for scale in scales:
+            scale.amax.fill_(amax)
         scales.update()
         seen.append([scale.scale.item() for scale in scales])
         assert not scales.amax.any()
     assert [first for first, _ in seen] == [256.0, 4.0, 4.0, 4.0, 128.0]
-    assert [second for _, second in seen] == [32768.0, 512.0, 512.0, 512.0, 16384.0]
-    assert torch.equal(scales.inverse * scales.scale, torch.ones(2))
+    assert [second for _, second in seen] == [4096.0, 64.0, 64.0, 64.0, 2048.0]  # and 8 times as much would fit
+    assert all(scale.inverse * scale.scale == 1 for scale in scales)
+
+
+def test_a_gradient_may_grow_eightfold_before_it_is_cut_off():
+    scales = Scales([E4M3, E5M2])
+    scales.update(torch.tensor([3.0, 7.9]))
+    assert 8 * 7.9 * scales[1].scale <= torch.finfo(E5M2).max < 16 * 7.9 * scales[1].scale
 
 
 def test_what_is_no_number_does_not_spoil_a_scale():
     scales = Scales([E4M3, E4M3, E4M3])
     for amax in ([2.0, 2.0, 2.0], [float("inf"), float("nan"), 4.0]):
-        scales.amax.copy_(torch.tensor(amax))
-        scales.update()
+        scales.update(torch.tensor(amax))
     assert scales.scale.tolist() == [128.0, 128.0, 64.0]
 
 
-def test_the_first_use_takes_its_scale_from_the_tensor():
-    scales = Scales([E4M3, E4M3])
+def test_the_first_steps_take_their_scales_from_the_tensors():
+    scales = Scales([E4M3, E4M3], measured=2)
     x = torch.tensor([1.0, -3.0, float("nan"), float("inf")])
-    scales[0].seed(x)
-    scales[0].seed(1000 * x)  # only once
-    assert scales.scale.tolist() == [128.0, 1.0] and scales.inverse.tolist() == [1 / 128, 1.0]
+    for step, expected in enumerate((128.0, 64.0, 64.0)):
+        scales[0].measure(x * 2**step)
+        assert scales.scale.tolist() == [expected, 1.0] and scales[0].inverse == 1 / expected
+        assert scales.measuring == scales[0].measuring == (step < 2)
+        scales[0].amax.fill_(3.0 * 2**step)
+        scales.update()
+
+
+def test_a_step_that_is_not_done_leaves_no_trace():
+    scales = Scales([E4M3])
+    scales.update(torch.tensor([2.0]))
+    scales[0].amax.fill_(1e30)
+    scales.forget()
+    scales.update()
+    assert scales.scale.tolist() == [128.0] and scales.updates == 2
 
 
 def test_a_checkpoint_goes_on_bit_for_bit():
-    whole, parts = Scales([E4M3, E5M2], history=2), Scales([E4M3, E5M2], history=2)
+    whole, parts = (Scales([E4M3, E5M2], history=2, measured=4) for _ in range(2))
     for step in range(6):
         if step == 3:
             saved = {name: tensor.clone() for name, tensor in parts.state().items()}
-            parts = Scales([E4M3, E5M2], history=2)
+            parts = Scales([E4M3, E5M2], history=2, measured=4)
             parts.load_state(saved)
-            assert all(scale.seeded for scale in parts)
         for scales in (whole, parts):
+            assert [scale.measuring for scale in scales] == [step < 4] * 2
             scales[0].amax.fill_(0.3 * 3 ** (step % 4))
             scales[1].amax.fill_(5.0 / (step + 1))
             scales.update()
-        assert torch.equal(whole.scale, parts.scale) and torch.equal(whole.inverse, parts.inverse)
+        for a, b in zip(whole, parts, strict=True):
+            assert torch.equal(a.scale, b.scale) and torch.equal(a.inverse, b.inverse)
+
+
+def test_every_scalar_lies_where_products_and_kernels_want_it():
+    """At a multiple of 16, each in memory of its own, and there it stays."""
+    scales = Scales([E4M3, E5M2] * 8)
+    scalars = lambda: [getattr(s, name).data_ptr() for s in scales for name in ("scale", "inverse", "amax")]  # noqa: E731
+    before = scalars()
+    assert not any(address % 16 for address in before) and len(set(before)) == 3 * len(scales)
+    scales.update(torch.rand(16))
+    scales.load_state(scales.state())
+    assert scalars() == before
 
 
 def test_compiles_without_a_graph_break():
@@ -79,7 +109,7 @@ def test_compiles_without_a_graph_break():
     scales.update()
     results = []
     for f in (function, compiled):
-        scales.amax.zero_()
+        scales.forget()
         y = f(*leaves)
         results.append([y.detach(), *torch.autograd.grad(y.sum(), inputs), scales.amax.clone()])
     torch.testing.assert_close(*results)

@@ -51,9 +51,9 @@ def make_run(folder, **flags):
     return run
 
 
-def make_base(folder):
+def make_base(folder, **flags):
     """A run with a tokenizer and a base model."""
-    run = make_run(folder)
+    run = make_run(folder, **flags)
     run.save_settings()
     run.carry_out(tokenizer)
     run.carry_out(pretrain)

@@ -20,7 +20,7 @@ def card(monkeypatch):
     def put_in(gib, reserved=0, ours=True):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(gib * GIB), 2 * int(gib * GIB)))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(reserved * GIB))
-        monkeypatch.setattr(memory, "ours_on", lambda device: ours)
+        monkeypatch.setattr(memory, "ours_on", lambda device, fp8=False: ours)
         monkeypatch.setattr(runtime, "pick_device", lambda *names: device)
         monkeypatch.setattr(runtime, "pick_compute_dtype", lambda *names: torch.bfloat16)
         return device
@@ -59,6 +59,22 @@ def test_fp32_and_torchs_own_ops_get_fewer_rows(card):
     rows = pretrain.fit_device_rows(config, card(15), 256)
     assert pretrain.fit_device_rows(config, card(15), 256, dtype=torch.float32) < rows
     assert pretrain.fit_device_rows(config, card(15, ours=False), 256) < rows
+
+
+def test_products_in_8_bits_take_more_memory_and_a_card_that_makes_them(card, monkeypatch):
+    capability = [(8, 9)]
+    what = pretrain.plan(settings(), 32768, card(78))
+    needed = [pretrain.memory_needed(what, card(78), torch.bfloat16, 1, in_fp8) for in_fp8 in (True, False)]
+    assert 1.05 * needed[1] < needed[0] < 1.2 * needed[1]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    assert pretrain.plan(settings(), 32768, card(78), in_fp8=True) == what
+    with pytest.raises(UsageError, match="--fp8: width of 72 channels"):
+        pretrain.plan(settings(depth=1, head_dim=72), 32768, card(78), in_fp8=True)
+    capability[0] = (8, 0)
+    with pytest.raises(UsageError, match="--fp8: NVIDIA A100 has compute capability 8.0; .* use --no-fp8 here"):
+        pretrain.plan(settings(), 32768, card(78), in_fp8=True)
 
 
 def test_a_model_of_which_not_one_row_fits_is_refused_before_anything_is_done(card, tmp_path):
