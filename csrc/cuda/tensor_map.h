@@ -45,7 +45,9 @@ inline bool tma_takes(const Heads& x, const Extent& extent) {
 inline CUtensorMap tensor_map(const Heads& x, const Extent& extent, DType dtype, int rows) {
     static const EncodeTiled encode = find_encode_tiled();
     if (encode == nullptr) throw CudaError("the NVIDIA driver has no cuTensorMapEncodeTiled: it is older than CUDA 12");
-    const auto bytes = [&](std::int64_t stride, std::int64_t count) {  // of what is never stepped: as if it were dense
+    // Where a dimension has one element torch may give it any stride, 0 or an odd one, which the driver would refuse though it is
+    // never stepped: such a stride becomes that of a head.
+    const auto bytes = [&](std::int64_t stride, std::int64_t count) {
         return static_cast<cuuint64_t>(count == 1 ? extent.head_dim * 2 : stride * 2);
     };
     const cuuint64_t dims[4] = {static_cast<cuuint64_t>(extent.head_dim), static_cast<cuuint64_t>(extent.positions),

@@ -69,6 +69,7 @@ struct Block {
 inline Block* block = nullptr;
 inline unsigned blocks_begun = 0;
 inline bool (*when_all_wait)() = nullptr;  // lets something that is late happen; false where nothing is outstanding
+inline void (*when_block_ends)() = nullptr;  // throws where something is outstanding that must not be
 
 inline void stop(Wait wait) {
     Thread& self = block->threads[block->running];
@@ -151,7 +152,14 @@ template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F 
         if (!moved && when_all_wait != nullptr) moved = when_all_wait();
         if (!moved) throw std::runtime_error("threads wait for each other at different shuffles or barriers");
     }
+    if (when_block_ends != nullptr) when_block_ends();
     block = nullptr;
+}
+
+// The block that runs n-th: EMULATED_BLOCKS=reversed turns the order round, as a GPU promises none.
+inline unsigned block_in_turn(unsigned n, unsigned blocks) {
+    const char* order = std::getenv("EMULATED_BLOCKS");
+    return order != nullptr && std::string(order) == "reversed" ? blocks - 1 - n : n;
 }
 
 }  // namespace emulator
@@ -175,7 +183,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
         blockDim = config->blockDim;
         gridDim = config->gridDim;
         for (unsigned b = 0; b < config->gridDim.x; ++b) {
-            blockIdx = dim3(b);
+            blockIdx = dim3(emulator::block_in_turn(b, config->gridDim.x));
             emulator::run_block(config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(P(arguments)...); });
         }
     } catch (const std::exception& error) {
@@ -195,12 +203,20 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
     const char* major = std::getenv("EMULATED_COMPUTE_CAPABILITY");  // 8 or 9
     return *value = major != nullptr ? std::atoi(major) : 8, cudaSuccess;
 }
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
+    return std::memset(to, value, bytes), cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 inline const char* cudaGetErrorName(cudaError_t) { return "emulator"; }
 inline const char* cudaGetErrorString(cudaError_t) { return emulator::failure.c_str(); }
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }

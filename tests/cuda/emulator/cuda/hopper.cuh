@@ -2,7 +2,7 @@
 //   a load makes its target NaN when it starts, and brings the bytes only when every thread of the block waits, newest first: who
 //   reads too early gets NaN, and so does a product that still reads what is being replaced;
 //   a product is computed only when its warpgroup waits for it, from the shared memory and the registers of that moment;
-//   a store reads shared memory only when its thread waits for that.
+//   a store or an addition reads shared memory only when its thread waits for that, and a block must not end before.
 // Layouts are written here a second time, from the PTX manual: which bytes a descriptor means, which element a register holds.
 // Not emulated: the order of memory between ordinary and asynchronous accesses (writes_before_async, wgmma_fence), that warps of
 // a warpgroup run apart (they meet at every wgmma_wait here), and the limits of registers.
@@ -50,14 +50,14 @@ struct Meeting {  // a named barrier, or a warpgroup at wgmma_wait
 
 struct Product {
     int columns;
-    bool bf16, a_in_registers, transposed_b, add;
+    bool bf16, a_in_registers, transposed_a, transposed_b, add;
     std::uint64_t a_descriptor, b_descriptor;
     std::array<float*, 128> d{};
     std::array<const std::uint32_t*, 128> a{};
 
     bool same(const Product& other) const {
         return columns == other.columns && bf16 == other.bf16 && a_in_registers == other.a_in_registers &&
-               transposed_b == other.transposed_b && add == other.add && a_descriptor == other.a_descriptor &&
+               transposed_a == other.transposed_a && transposed_b == other.transposed_b && add == other.add && a_descriptor == other.a_descriptor &&
                b_descriptor == other.b_descriptor;
     }
 };
@@ -91,6 +91,10 @@ inline HopperBlock& hopper() {
             loads.pop_back();
             load();
             return true;
+        };
+        when_block_ends = [] {
+            for (const auto& [thread, stores] : hopper().stores)
+                if (!stores.empty()) throw std::runtime_error("a block ends while TMA may still read its shared memory");
         };
     }
     return state;
@@ -153,7 +157,7 @@ inline void compute(const Product& product) {
             // register 0: row g, columns 2t; 1: row g + 8; 2: row g, columns 8 + 2t; 3: both; the lower half first
             const int thread = m / 16 * 32 + m % 8 * 4 + k % 8 / 2, which = m % 16 / 8 + k / 8 * 2;
             a[m * 16 + k] = product.a_in_registers ? decoded(product.a[thread][which] >> k % 2 * 16 & 0xffff, product.bf16)
-                                                   : element(product.a_descriptor, m, k, false, product.bf16);
+                                                   : element(product.a_descriptor, m, k, product.transposed_a, product.bf16);
         }
     for (int n = 0; n < product.columns; ++n)
         for (int k = 0; k < 16; ++k) b[n * 16 + k] = element(product.b_descriptor, n, k, product.transposed_b, product.bf16);
@@ -232,6 +236,14 @@ inline void tma_store(const CUtensorMap& map, const void* from, int column, int 
         });
     });
 }
+inline void tma_add(float* to, const float* from, int bytes) {
+    if (shared_address(from) % 16 != 0 || reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || bytes % 16 != 0)
+        throw std::runtime_error("TMA adds multiples of 16 bytes, from and to multiples of 16");
+    emulator::sm90::hopper().stores[threadIdx.x].push_back([to, from, bytes] {
+        for (int i = 0; i < bytes / 4; ++i) to[i] += from[i];
+    });
+}
+inline void tma_commit() {}
 inline void tma_stores_have_read() {
     auto& stores = emulator::sm90::hopper().stores[threadIdx.x];
     for (const auto& store : stores) store();
@@ -268,11 +280,12 @@ template <int pending> void wgmma_wait() {
 }
 template <class T, int N> void hold(T (&)[N]) {}
 
-template <class T, int N, bool transposed_b> void wgmma(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, bool add) {
-    emulator::sm90::start({N, std::is_same_v<T, __nv_bfloat16>, false, transposed_b, add, a, b}, d, nullptr);
+template <class T, int N, bool transposed_a, bool transposed_b>
+void wgmma(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, bool add) {
+    emulator::sm90::start({N, std::is_same_v<T, __nv_bfloat16>, false, transposed_a, transposed_b, add, a, b}, d, nullptr);
 }
 template <class T, int N, bool transposed_b> void wgmma(float (&d)[N / 2], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
-    emulator::sm90::start({N, std::is_same_v<T, __nv_bfloat16>, true, transposed_b, add, 0, b}, d, a);
+    emulator::sm90::start({N, std::is_same_v<T, __nv_bfloat16>, true, false, transposed_b, add, 0, b}, d, a);
 }
 
 inline float fast_exp2(float x) { return std::exp2(x); }
