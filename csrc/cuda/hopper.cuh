@@ -66,19 +66,20 @@ __device__ __forceinline__ void tma_prefetch(const CUtensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// One thread: the box at (column, position, head, batch) to shared memory. What lies out of bounds becomes zero, and counts.
+// One thread: a box of a tensor_map(), whose axes are (column, head, position, batch), to shared memory. What lies out of bounds
+// becomes zero, and counts.
 __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, Barrier& barrier, int column, int position, int head,
                                          int batch) {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(
                      shared_address(to)),
-                 "l"(&map), "r"(column), "r"(position), "r"(head), "r"(batch), "r"(shared_address(&barrier))
+                 "l"(&map), "r"(column), "r"(head), "r"(position), "r"(batch), "r"(shared_address(&barrier))
                  : "memory");
 }
 
 // One thread: a box of shared memory to global. What lies out of bounds is not written.
 __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int column, int position, int head, int batch) {
     asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(&map), "r"(column),
-                 "r"(position), "r"(head), "r"(batch), "r"(shared_address(from))
+                 "r"(head), "r"(position), "r"(batch), "r"(shared_address(from))
                  : "memory");
 }
 

@@ -108,7 +108,8 @@ def inputs(batch, positions, heads, groups, head_dim, dtype):
     torch.manual_seed(positions + head_dim)
     fused = torch.randn(batch, positions, heads + 2 * groups, head_dim).to(dtype)  # so k and v are strided views
     q, k, v = fused.split([heads, groups, groups], 2)
-    return q * 3, k, v, torch.randn(q.shape).to(dtype)  # scores with a sharp maximum
+    dout = torch.randn(batch, heads, positions, head_dim).to(dtype).transpose(1, 2)
+    return q * 3, k, v, dout  # scores with a sharp maximum
 
 
 CASES = [  # B, T, H, G, D, window

@@ -122,6 +122,17 @@ def test_deterministic_where_torch_is_told(backend, device, monkeypatch, determi
     assert dq_sum.numel() == (2 * 64 * 64 if hopper and not deterministic else 0), "two heads, T rounded up to 64"
 
 
+def test_room_that_is_too_small(backend, device, monkeypatch):
+    monkeypatch.setenv("EMULATED_COMPUTE_CAPABILITY", "9")
+    if device == "cuda" and torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("no other card uses any")
+    q, k, v, grad, window = inputs((1, 5, 2, 1, 64, -1), torch.bfloat16, device)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda size, **settings: empty(size - 1, **settings))
+    with pytest.raises(ValueError, match="dq_sum must be 8192 contiguous float32"):
+        attention_gpu.cuda.backward(grad, q, k, v, q, torch.zeros(1, 2, 5, device=device), window, False)
+
+
 def test_later_keys_never_matter(backend, device):
     q, k, v, _, window = inputs((1, 100, 1, 1, 64, -1), torch.bfloat16, device)
     forward = getattr(attention_gpu, backend).forward

@@ -215,7 +215,7 @@ inline void barrier_wait(Barrier& barrier, unsigned parity) {
 inline void tma_prefetch(const CUtensorMap&) {}
 inline void tma_load(void* to, const CUtensorMap& map, Barrier& barrier, int column, int position, int head, int batch) {
     const std::uint32_t shared = shared_address(to);
-    const std::array<int, 4> corner{column, position, head, batch};
+    const std::array<int, 4> corner{column, head, position, batch};
     emulator::sm90::each_of_box(map, shared, corner, [](char* here, char*) { std::memset(here, 0xff, 2); });
     emulator::sm90::hopper().loads.push_back([&map, &barrier, shared, corner] {
         emulator::sm90::Arrivals& state = emulator::sm90::arrivals(&barrier);
@@ -229,7 +229,7 @@ inline void tma_load(void* to, const CUtensorMap& map, Barrier& barrier, int col
 }
 inline void tma_store(const CUtensorMap& map, const void* from, int column, int position, int head, int batch) {
     const std::uint32_t shared = shared_address(from);
-    const std::array<int, 4> corner{column, position, head, batch};
+    const std::array<int, 4> corner{column, head, position, batch};
     emulator::sm90::hopper().stores[threadIdx.x].push_back([&map, shared, corner] {
         emulator::sm90::each_of_box(map, shared, corner, [](char* here, char* there) {
             if (there != nullptr) std::memcpy(there, here, 2);
