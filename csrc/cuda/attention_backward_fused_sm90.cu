@@ -186,7 +186,7 @@ __device__ __forceinline__ void consume_fused(const Backward& op, const FusedTil
         put_ds(ds_tile + half, ds);
         writes_before_async();
         if (thread == 0) tma_stores_have_read();
-        named_wait(both_barrier, consumers * group_threads);
+        named_wait(both_barrier, 2 * group_threads);
         ds_queries = shared_address(ds_tile);
         const std::int64_t before = place.batch * op.heads + walk.head;  // pairs of batch and head
         sum = dq_sum + (before * dq_tiles(op.positions) + walk.tile) * consumers * chunk_floats<D>;
@@ -212,7 +212,7 @@ __device__ __forceinline__ void consume_fused(const Backward& op, const FusedTil
     send_dq(dq, room.dq(consumer), sum, consumer);
     scale_rows(dk, op.scale, op.scale);
     store_rows<T, D>(dv, kept[1], op.grad_second, consumer, begin, place.head, place.batch);
-    named_wait(both_barrier, consumers * group_threads);  // the other's last dQ read these keys too
+    named_wait(both_barrier, 2 * group_threads);  // the other's last dQ read these keys too
     store_rows<T, D>(dk, kept[0], op.grad_first, consumer, begin, place.head, place.batch);
 }
 

@@ -134,17 +134,18 @@ CASES = [  # B, T, H, G, D, window
 def test_forward_and_backward(program, tmp_path, case):
     *sizes, window = case
     tensors = inputs(*sizes, torch.float16 if sizes[1] in (63, 65, 77, 129) else torch.bfloat16)
-    results = run(program, tmp_path, *tensors, window)
+    results = run(program, tmp_path, *tensors, window, EMULATED_ORDER="forth" if sizes[1] % 2 else "back")
     assert isinstance(results, tuple), results.stdout + results.stderr[-3000:]
     check(results, *tensors, window)
 
 
-def test_the_order_of_blocks(program, tmp_path):
+def test_any_order_of_blocks_and_warps(program, tmp_path):
     """The deterministic form has the same bits in any order, the other errors as small."""
     tensors = inputs(1, 300, 1, 1, 64, torch.bfloat16)
-    forth, back = (run(program, tmp_path, *tensors, -1, EMULATED_BLOCKS=order) for order in ("in order", "reversed"))
+    forth, back = (run(program, tmp_path, *tensors, -1, EMULATED_ORDER=order) for order in ("forth", "back"))
+    for results in (forth, back):
+        check(results, *tensors, -1)
     assert all(torch.equal(x, y) for x, y in zip(forth[2], back[2], strict=True))
-    check(back, *tensors, -1)
 
 
 @pytest.mark.parametrize("positions", [1, 65])
@@ -182,7 +183,8 @@ MISTAKES = {
     "scores read before they are there": (0, 385, "wgmma_wait<1>();", ""),
     "a kept row beside its own": (1, 100, "tiles.kept(1) + half}", "tiles.kept(1) + half / 8}"),
     "dq over what TMA has yet to read": (2, 200, "if (thread == 0) tma_stores_have_read();", ""),
-    "dS read before the other wrote it": (2, 100, "named_wait(both_barrier, consumers * group_threads);", ""),
+    "dS over what the other has yet to read": (2, 200, "room.ds(turn.stage)", "room.ds(0)"),
+    "keys gone that the other has yet to read": (2, 100, "named_wait(both_barrier, 2 * group_threads);  //", "//"),
 }
 
 
@@ -197,7 +199,7 @@ def test_the_emulation_sees(mistake, objects, tmp_path):
     others = objects[:which] + objects[which + 1 :]
     program = compile_to(tmp_path / "wrong", *SANITIZED, wrong_object, *others)
     tensors = inputs(1, positions, 1, 1, 128, torch.bfloat16)
-    results = run(program, tmp_path, *tensors, -1)
+    results = run(program, tmp_path, *tensors, -1, EMULATED_ORDER="forth")
     if isinstance(results, tuple):
         with pytest.raises(AssertionError, match="out|dq|dk|dv"):
             check(results, *tensors, -1)

@@ -3,6 +3,7 @@
 //   reads too early gets NaN, and so does a product that still reads what is being replaced;
 //   a product is computed only when its warpgroup waits for it, from the shared memory and the registers of that moment;
 //   a store or an addition reads shared memory only when its thread waits for that, and a block must not end before.
+// With EMULATED_ORDER=back products, stores and additions happen as early as they may instead: who starts them too early shows.
 // Layouts are written here a second time, from the PTX manual: which bytes a descriptor means, which element a register holds.
 // Not emulated: the order of memory between ordinary and asynchronous accesses (writes_before_async, wgmma_fence), that warps of
 // a warpgroup run apart (they meet at every wgmma_wait here), and the limits of registers.
@@ -68,6 +69,8 @@ struct Warpgroup {
     std::array<std::size_t, 128> started{};
     std::array<std::vector<std::size_t>, 128> committed{};  // for each group of a thread the number of products up to its end
     Meeting waits;
+
+    void compute_to(std::size_t end);
 };
 
 struct HopperBlock {
@@ -170,6 +173,16 @@ inline void compute(const Product& product) {
         }
 }
 
+inline void Warpgroup::compute_to(std::size_t end) {
+    for (; computed < end; ++computed) compute(products[computed]);
+}
+
+// A store or an addition of this thread.
+inline void bring_out(std::function<void()> store) {
+    if (order() == Order::back) store();
+    else hopper().stores[threadIdx.x].push_back(std::move(store));
+}
+
 inline Warpgroup& warpgroup() { return hopper().warpgroups[threadIdx.x / 128]; }
 
 inline void start(const Product& product, float* d, const std::uint32_t* a) {
@@ -201,6 +214,7 @@ inline void barrier_arrive(Barrier& barrier) {
     emulator::sm90::Arrivals& state = emulator::sm90::arrivals(&barrier);
     --state.missing;
     state.settle();
+    if (emulator::order() == emulator::Order::forth) emulator::give_way();  // to those who waited for that
 }
 inline void barrier_expect(Barrier& barrier, unsigned bytes) {
     emulator::sm90::Arrivals& state = emulator::sm90::arrivals(&barrier);
@@ -230,7 +244,7 @@ inline void tma_load(void* to, const CUtensorMap& map, Barrier& barrier, int col
 inline void tma_store(const CUtensorMap& map, const void* from, int column, int position, int head, int batch) {
     const std::uint32_t shared = shared_address(from);
     const std::array<int, 4> corner{column, head, position, batch};
-    emulator::sm90::hopper().stores[threadIdx.x].push_back([&map, shared, corner] {
+    emulator::sm90::bring_out([&map, shared, corner] {
         emulator::sm90::each_of_box(map, shared, corner, [](char* here, char* there) {
             if (there != nullptr) std::memcpy(there, here, 2);
         });
@@ -239,7 +253,7 @@ inline void tma_store(const CUtensorMap& map, const void* from, int column, int 
 inline void tma_add(float* to, const float* from, int bytes) {
     if (shared_address(from) % 16 != 0 || reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || bytes % 16 != 0)
         throw std::runtime_error("TMA adds multiples of 16 bytes, from and to multiples of 16");
-    emulator::sm90::hopper().stores[threadIdx.x].push_back([to, from, bytes] {
+    emulator::sm90::bring_out([to, from, bytes] {
         for (int i = 0; i < bytes / 4; ++i) to[i] += from[i];
     });
 }
@@ -266,6 +280,11 @@ inline void wgmma_commit() {
     emulator::sm90::Warpgroup& group = emulator::sm90::warpgroup();
     const unsigned me = threadIdx.x % 128;
     group.committed[me].push_back(group.started[me]);
+    if (emulator::order() != emulator::Order::back) return;
+    const std::size_t groups = group.committed[me].size();
+    for (const auto& other : group.committed)
+        if (other.size() < groups) return;
+    group.compute_to(group.started[me]);
 }
 template <int pending> void wgmma_wait() {
     emulator::sm90::Warpgroup& group = emulator::sm90::warpgroup();
@@ -275,8 +294,7 @@ template <int pending> void wgmma_wait() {
     for (const auto& other : group.committed)
         if (other != committed) throw std::runtime_error("the threads of a warpgroup wait for different products");
     if (committed.size() <= pending) return;
-    for (const std::size_t end = committed[committed.size() - 1 - pending]; group.computed < end; ++group.computed)
-        emulator::sm90::compute(group.products[group.computed]);
+    group.compute_to(committed[committed.size() - 1 - pending]);
 }
 template <class T, int N> void hold(T (&)[N]) {}
 
