@@ -2,7 +2,8 @@
 //
 // Every thread of a block is a coroutine; blocks run one after the other, and a warp runs as far ahead of the others as barriers
 // let it, which shows where one is missing. A thread stops at a shuffle until its whole warp has arrived, and at __syncthreads
-// until its whole block has. A warp or block in which a thread has returned, or waits for something else, is a bug of the kernel
+// until its whole block has. EMULATED_ORDER=forth or =back has the first or the last warps run ahead even further, the others only
+// when those can do nothing, and =back runs the last blocks first: a GPU promises no order. A warp or block in which a thread has returned, or waits for something else, is a bug of the kernel
 // (undefined on a GPU) and fails the launch. Timing, memory order between barriers and the precision of the hardware's
 // approximations are not emulated.
 #pragma once
@@ -69,6 +70,7 @@ struct Block {
 inline Block* block = nullptr;
 inline unsigned blocks_begun = 0;
 inline bool (*when_all_wait)() = nullptr;  // lets something that is late happen; false where nothing is outstanding
+inline void (*when_block_ends)() = nullptr;  // throws where something is outstanding that must not be
 
 inline void stop(Wait wait) {
     Thread& self = block->threads[block->running];
@@ -79,6 +81,11 @@ inline void stop(Wait wait) {
 inline void wait_for(std::function<bool()> event) {
     if (event()) return;
     block->threads[block->running].happened = std::move(event);
+    stop(Wait::event);
+}
+
+inline void give_way() {
+    block->threads[block->running].happened = [] { return true; };
     stop(Wait::event);
 }
 
@@ -110,6 +117,13 @@ inline bool release(unsigned first, unsigned last, Wait wait) {
     return true;
 }
 
+enum class Order { in_turn, forth, back };
+inline Order order() {
+    static const char* const name = std::getenv("EMULATED_ORDER");
+    return name == nullptr ? Order::in_turn : std::string(name) == "back" ? Order::back : Order::forth;
+}
+inline unsigned in_order(unsigned n, unsigned count) { return order() == Order::back ? count - 1 - n : n; }
+
 template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F body) {
     if (threads == 0 || threads > 1024 || threads % 32 != 0) throw std::runtime_error("a block must be 1 to 32 whole warps");
     Block here;
@@ -129,9 +143,11 @@ template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F 
         thread.context.uc_link = nullptr;
         makecontext(&thread.context, &Start<F>::run, 0);
     }
+    const unsigned warps = threads / 32;
     for (;;) {
         bool moved = false, all_done = true;
-        for (unsigned warp = 0; warp < threads; warp += 32) {
+        for (unsigned n = 0; n < warps && !(moved && order() != Order::in_turn); ++n) {
+            const unsigned warp = in_order(n, warps) * 32;
             do {
                 for (unsigned i = warp; i < warp + 32; ++i) {
                     Thread& thread = here.threads[i];
@@ -146,11 +162,13 @@ template <class F> void run_block(unsigned threads, std::size_t shared_bytes, F 
                 }
             } while (release(warp, warp + 32, Wait::warp));
         }
+        if (moved && order() != Order::in_turn) continue;
         if (all_done) break;
         moved |= release(0, threads, Wait::block);
         if (!moved && when_all_wait != nullptr) moved = when_all_wait();
         if (!moved) throw std::runtime_error("threads wait for each other at different shuffles or barriers");
     }
+    if (when_block_ends != nullptr) when_block_ends();
     block = nullptr;
 }
 
@@ -175,7 +193,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
         blockDim = config->blockDim;
         gridDim = config->gridDim;
         for (unsigned b = 0; b < config->gridDim.x; ++b) {
-            blockIdx = dim3(b);
+            blockIdx = dim3(emulator::in_order(b, config->gridDim.x));
             emulator::run_block(config->blockDim.x, config->dynamicSmemBytes, [&] { kernel(P(arguments)...); });
         }
     } catch (const std::exception& error) {
@@ -195,12 +213,20 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
     const char* major = std::getenv("EMULATED_COMPUTE_CAPABILITY");  // 8 or 9
     return *value = major != nullptr ? std::atoi(major) : 8, cudaSuccess;
 }
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
+    return std::memset(to, value, bytes), cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 inline const char* cudaGetErrorName(cudaError_t) { return "emulator"; }
 inline const char* cudaGetErrorString(cudaError_t) { return emulator::failure.c_str(); }
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
