@@ -1,7 +1,8 @@
 """attention on a GPU against SDPA's flash and cuDNN backends, FlexAttention (windows), and FlashAttention if installed.
 
 TFLOP/s count 4 D operations forward and 10 D backward for each visible pair, whatever a kernel computes twice. A peer
-that does not take a case, or this card, has no figure.
+that does not take a case, or this card, has no figure. The backward of `cuda` has two rows: the other is its
+deterministic form, which differs on Hopper alone.
 """
 
 import functools
@@ -95,6 +96,8 @@ def bench_attention(case, label, kernels, rate) -> list[dict]:
         name: functools.partial(kernel.backward, dout, q, k, v, *kernel.forward(q, k, v, window), window)
         for name, kernel in kernels.items()
     }
+    if "cuda" in kernels:
+        backward["cuda deterministic"] = functools.partial(backward["cuda"], deterministic=True)
     backward |= usable({name: (lambda f=f: gradients(f, q, k, v, dout)) for name, f in others.items()})
     times["backward"] = timing.interleave(backward, rounds=5)
     pairs = B * H * attention.visible_pairs(T, window) / 1e12

@@ -1,4 +1,4 @@
-// Python bindings of csrc/cuda/attention.cu and attention_backward.cu.
+// Python bindings of csrc/cuda/attention*.cu.
 #include <algorithm>
 #include <cmath>
 
@@ -60,9 +60,8 @@ Shapes shapes_of(py::handle q_, py::handle k_) {
     return {{q.shape[0], q.shape[1], q.shape[2], q.shape[3]}, {q.shape[0], q.shape[1], k.shape[2], q.shape[3]}};
 }
 
-// What forward and backward share.
-cuda::Attention attention(const Shapes& shapes, py::handle q, py::handle k, py::handle v, std::int64_t window,
-                          py::handle out, py::handle lse, int device) {
+// The sizes and the dtype alone.
+cuda::Attention sizes_of(const Shapes& shapes, py::handle q) {
     cuda::Attention op;
     op.dtype = view(q, "q").dtype;
     op.batch = shapes.q.batch;
@@ -70,6 +69,13 @@ cuda::Attention attention(const Shapes& shapes, py::handle q, py::handle k, py::
     op.heads = static_cast<int>(shapes.q.heads);
     op.groups = static_cast<int>(shapes.k.heads);
     op.head_dim = static_cast<int>(std::min<std::int64_t>(shapes.q.head_dim, 65536));
+    return op;
+}
+
+// What forward and backward share.
+cuda::Attention attention(const Shapes& shapes, py::handle q, py::handle k, py::handle v, std::int64_t window,
+                          py::handle out, py::handle lse, int device) {
+    cuda::Attention op = sizes_of(shapes, q);
     op.window = window;
     op.scale = 1.0f / std::sqrt(static_cast<float>(op.head_dim));
     op.q = heads_of(q, "q", op.dtype, shapes.q, device);
@@ -88,13 +94,27 @@ void forward(py::handle q, py::handle k, py::handle v, std::int64_t window, py::
     cuda::attention_forward(op, where);
 }
 
+std::int64_t dq_sum(py::handle q, py::handle k) {
+    return cuda::attention_dq_sum(sizes_of(shapes_of(q, k), q), where_of(q, 0).device);
+}
+
+// Room for `floats` floats; null where none are needed.
+float* room_of(py::handle tensor, const std::string& name, std::int64_t floats, int device) {
+    const Tensor t = cuda_view(tensor, name.c_str(), 1, device);
+    require(t.dtype == DType::f32 && t.contiguous() && t.shape[0] >= floats && cuda::vector_aligned(t.data, 4),
+            name + " must be " + std::to_string(floats) + " contiguous float32, from a multiple of 16 bytes on");
+    return floats == 0 ? nullptr : t.as<float>();
+}
+
 void backward(py::handle dout, py::handle q, py::handle k, py::handle v, py::handle out, py::handle lse, std::int64_t window,
-              py::handle delta, py::handle dq, py::handle dk, py::handle dv, std::uintptr_t stream) {
+              bool deterministic, py::handle delta, py::handle dq_sum, py::handle dq, py::handle dk, py::handle dv,
+              std::uintptr_t stream) {
     const cuda::Where where = where_of(q, stream);
     const Shapes shapes = shapes_of(q, k);
     cuda::Attention op = attention(shapes, q, k, v, window, out, lse, where.device);
     op.dout = heads_of(dout, "dout", op.dtype, shapes.q, where.device);
     op.delta = rows_of(delta, "delta", shapes.q, where.device);
+    op.dq_sum = room_of(dq_sum, "dq_sum", deterministic ? 0 : cuda::attention_dq_sum(op, where.device), where.device);
     op.dq = heads_of(dq, "dq", op.dtype, shapes.q, where.device);
     op.dk = heads_of(dk, "dk", op.dtype, shapes.k, where.device);
     op.dv = heads_of(dv, "dv", op.dtype, shapes.k, where.device);
@@ -134,7 +154,10 @@ void bind_cuda_attention(py::module_& module) {
     module.def("cuda_attention_forward", &forward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("window"), py::arg("out"),
                py::arg("lse"), py::arg("stream"));
     module.def("cuda_attention_backward", &backward, py::arg("dout"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("out"),
-               py::arg("lse"), py::arg("window"), py::arg("delta"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("stream"));
+               py::arg("lse"), py::arg("window"), py::arg("deterministic"), py::arg("delta"), py::arg("dq_sum"), py::arg("dq"),
+               py::arg("dk"), py::arg("dv"), py::arg("stream"));
+    module.def("cuda_attention_dq_sum", &dq_sum, py::arg("q"), py::arg("k"),
+               "how many floats cuda_attention_backward wants as dq_sum where it need not be deterministic");
 #endif
 }
 

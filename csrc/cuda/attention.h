@@ -22,6 +22,7 @@ struct Attention {
     float* lse = nullptr;  // (B, H, T): log of the sum of exp(scaled scores); written by forward, read by backward
     Heads dout, dq, dk, dv;  // backward only
     float* delta = nullptr;  // (B, H, T), backward only: room for each row's sum of dout · out
+    float* dq_sum = nullptr;  // backward only: room for attention_dq_sum() floats; null: dq must be the same bits each time
     DType dtype = DType::f32;  // of all tensors but lse and delta
     std::int64_t batch = 0, positions = 0;
     int heads = 0, groups = 0, head_dim = 0;
@@ -31,5 +32,9 @@ struct Attention {
 
 void attention_forward(const Attention& op, const Where& where);   // throws ShapeError, CudaError
 void attention_backward(const Attention& op, const Where& where);  // throws ShapeError, CudaError
+
+// How many floats of op.dq_sum the backward on `device` can use, in which it adds dq up in whatever order: 0 where it has no such
+// form. Reads the sizes and the dtype of op. Throws CudaError.
+std::int64_t attention_dq_sum(const Attention& op, int device);
 
 }  // namespace pynanochat::cuda

@@ -234,7 +234,8 @@ template <class T, int D> void backward(Kind<T, D>, const Attention& op, const W
     const cudaStream_t stream = enter(where);
     const std::int64_t vectors = op.batch * op.positions * op.heads * (D / 8);
     launch("attention_backward", dot_rows<T, D>, divide_up(vectors, attention_threads), attention_threads, stream, op);
-    if (attention_backward_sm90_takes(op, where.device)) return attention_backward_sm90(op, where);
+    if (attention_backward_sm90_takes(op, where.device))
+        return op.dq_sum == nullptr ? attention_backward_sm90(op, where) : attention_backward_fused_sm90(op, where);
     const AttentionLaunch queries = launch_attention(op.batch, op.positions, op.heads, D, true);
     launch_attention_kernel("attention_backward", gradient<T, D, false>, queries, stream, op, window_of(op));
     const AttentionLaunch keys = launch_attention(op.batch, op.positions, op.groups, D, true);

@@ -260,7 +260,7 @@ void attention_forward_sm90(const Attention& op, const Where& where) {
     if (op.batch == 0 || op.positions == 0 || op.heads == 0) return;
     const cudaStream_t stream = enter(where);
     Forward forward;
-    forward.order = order_of(op, op.heads, op.heads / op.groups);
+    forward.order = order_of(op, op.heads, op.heads / op.groups, op.head_dim * 4);
     forward.q = tensor_map(op.q, queries(op), op.dtype, tile_rows);
     forward.k = tensor_map(op.k, keys(op), op.dtype, tile_rows);
     forward.v = tensor_map(op.v, keys(op), op.dtype, tile_rows);

@@ -43,11 +43,11 @@ struct Order {
     unsigned blocks() const { return static_cast<unsigned>(tiles) * static_cast<unsigned>(pairs); }
 };
 
-// `heads` that blocks of 128 rows do, `sharing` of which stream the same two tensors. Throws ShapeError.
-inline Order order_of(const Attention& op, int heads, int sharing) {
+// `heads` that blocks of 128 rows do, `sharing` of which stream the same tensors, `bytes` of each position. Throws ShapeError.
+inline Order order_of(const Attention& op, int heads, int sharing, int bytes) {
     const std::int64_t tiles = divide_up(op.positions, tile_rows), pairs = op.batch * heads;
     if (tiles * pairs > max_grid) throw ShapeError("attention: over 2^31 - 1 blocks of 128 positions");
-    const std::int64_t streams = std::max<std::int64_t>(1, section_bytes / (op.positions * op.head_dim * 4));
+    const std::int64_t streams = std::max<std::int64_t>(1, section_bytes / (op.positions * bytes));
     return {static_cast<int>(tiles), static_cast<int>(pairs), static_cast<int>(std::min(pairs, streams * sharing))};
 }
 
@@ -112,7 +112,7 @@ __device__ __forceinline__ void start_inner(float (&d)[N / 2], std::uint32_t a, 
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
         const int part = step / 4 * row_bytes, column = step % 4 * along_row;
-        wgmma<T, N, false>(d, descriptor(a + part * a_rows + column, 0), descriptor(b + part * N + column, 0), step > 0);
+        wgmma<T, N, false, false>(d, descriptor(a + part * a_rows + column, 0), descriptor(b + part * N + column, 0), step > 0);
     }
     wgmma_commit();
 }

@@ -66,23 +66,34 @@ __device__ __forceinline__ void tma_prefetch(const CUtensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// One thread: the box at (column, position, head, batch) to shared memory. What lies out of bounds becomes zero, and counts.
+// One thread: a box of a tensor_map(), whose axes are (column, head, position, batch), to shared memory. What lies out of bounds
+// becomes zero, and counts.
 __device__ __forceinline__ void tma_load(void* to, const CUtensorMap& map, Barrier& barrier, int column, int position, int head,
                                          int batch) {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(
                      shared_address(to)),
-                 "l"(&map), "r"(column), "r"(position), "r"(head), "r"(batch), "r"(shared_address(&barrier))
+                 "l"(&map), "r"(column), "r"(head), "r"(position), "r"(batch), "r"(shared_address(&barrier))
                  : "memory");
 }
 
 // One thread: a box of shared memory to global. What lies out of bounds is not written.
 __device__ __forceinline__ void tma_store(const CUtensorMap& map, const void* from, int column, int position, int head, int batch) {
     asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(&map), "r"(column),
-                 "r"(position), "r"(head), "r"(batch), "r"(shared_address(from))
+                 "r"(head), "r"(position), "r"(batch), "r"(shared_address(from))
                  : "memory");
 }
 
-// The thread that stored waits until its stores have read shared memory, which must live so long.
+// One thread: adds `bytes` of floats in shared memory to as many in global memory, all multiples of 16. Each addition is whole, and
+// they come in no fixed order.
+__device__ __forceinline__ void tma_add(float* to, const float* from, int bytes) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(__cvta_generic_to_global(to)),
+                 "r"(shared_address(from)), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void tma_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// The thread that stored or added waits until that has read shared memory, which must live so long.
 __device__ __forceinline__ void tma_stores_have_read() {
     asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
 }
@@ -133,7 +144,9 @@ template <class T, int N> __device__ __forceinline__ void hold(T (&registers)[N]
 #define PYNANOCHAT_D8(i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define PYNANOCHAT_D32(i) PYNANOCHAT_D8(i), PYNANOCHAT_D8(i + 8), PYNANOCHAT_D8(i + 16), PYNANOCHAT_D8(i + 24)
+#define PYNANOCHAT_D16 PYNANOCHAT_D8(0), PYNANOCHAT_D8(8)
 #define PYNANOCHAT_D64 PYNANOCHAT_D32(0), PYNANOCHAT_D32(32)
+#define PYNANOCHAT_R16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define PYNANOCHAT_R32                                                                       \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
     "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -148,19 +161,23 @@ template <class T, int N> __device__ __forceinline__ void hold(T (&registers)[N]
                  : outputs                                                                                               \
                  : __VA_ARGS__)
 
-// Both operands in shared memory, k along the rows of `a`, and of `b` but where it is transposed.
-template <class T, int N, bool transposed_b>
+// Both operands in shared memory, k along their rows but where they are transposed.
+template <class T, int N, bool transposed_a, bool transposed_b>
 __device__ __forceinline__ void wgmma(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, bool add) {
     constexpr bool bf16 = std::is_same_v<T, __nv_bfloat16>;
-#define PYNANOCHAT_INPUTS "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(transposed_b ? 1 : 0)
+#define PYNANOCHAT_INPUTS "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(transposed_a ? 1 : 0), "n"(transposed_b ? 1 : 0)
     if constexpr (N == 128 && bf16)
-        PYNANOCHAT_WGMMA("128", "bf16", PYNANOCHAT_R64, "%64", "65", "66", "0, %67", PYNANOCHAT_D64, PYNANOCHAT_INPUTS);
+        PYNANOCHAT_WGMMA("128", "bf16", PYNANOCHAT_R64, "%64", "65", "66", "%67, %68", PYNANOCHAT_D64, PYNANOCHAT_INPUTS);
     else if constexpr (N == 128)
-        PYNANOCHAT_WGMMA("128", "f16", PYNANOCHAT_R64, "%64", "65", "66", "0, %67", PYNANOCHAT_D64, PYNANOCHAT_INPUTS);
+        PYNANOCHAT_WGMMA("128", "f16", PYNANOCHAT_R64, "%64", "65", "66", "%67, %68", PYNANOCHAT_D64, PYNANOCHAT_INPUTS);
     else if constexpr (N == 64 && bf16)
-        PYNANOCHAT_WGMMA("64", "bf16", PYNANOCHAT_R32, "%32", "33", "34", "0, %35", PYNANOCHAT_D32(0), PYNANOCHAT_INPUTS);
+        PYNANOCHAT_WGMMA("64", "bf16", PYNANOCHAT_R32, "%32", "33", "34", "%35, %36", PYNANOCHAT_D32(0), PYNANOCHAT_INPUTS);
     else if constexpr (N == 64)
-        PYNANOCHAT_WGMMA("64", "f16", PYNANOCHAT_R32, "%32", "33", "34", "0, %35", PYNANOCHAT_D32(0), PYNANOCHAT_INPUTS);
+        PYNANOCHAT_WGMMA("64", "f16", PYNANOCHAT_R32, "%32", "33", "34", "%35, %36", PYNANOCHAT_D32(0), PYNANOCHAT_INPUTS);
+    else if constexpr (N == 32 && bf16)
+        PYNANOCHAT_WGMMA("32", "bf16", PYNANOCHAT_R16, "%16", "17", "18", "%19, %20", PYNANOCHAT_D16, PYNANOCHAT_INPUTS);
+    else if constexpr (N == 32)
+        PYNANOCHAT_WGMMA("32", "f16", PYNANOCHAT_R16, "%16", "17", "18", "%19, %20", PYNANOCHAT_D16, PYNANOCHAT_INPUTS);
     else
         static_assert(N == 128);
 #undef PYNANOCHAT_INPUTS

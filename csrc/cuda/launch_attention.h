@@ -69,4 +69,10 @@ inline AttentionLaunch launch_attention(std::int64_t batch, std::int64_t positio
     return launch;
 }
 
+// Room in which Hopper's backward adds up dq across blocks: fp32, of positions rounded up to the 64 of a tile.
+constexpr int dq_sum_rows = 64;
+inline std::int64_t dq_sum_floats(std::int64_t batch, std::int64_t positions, std::int64_t heads, std::int64_t head_dim) {
+    return batch * heads * divide_up(positions, dq_sum_rows) * dq_sum_rows * head_dim;
+}
+
 }  // namespace pynanochat::cuda

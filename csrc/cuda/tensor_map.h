@@ -45,13 +45,20 @@ inline bool tma_takes(const Heads& x, const Extent& extent) {
 inline CUtensorMap tensor_map(const Heads& x, const Extent& extent, DType dtype, int rows) {
     static const EncodeTiled encode = find_encode_tiled();
     if (encode == nullptr) throw CudaError("the NVIDIA driver has no cuTensorMapEncodeTiled: it is older than CUDA 12");
-    const auto bytes = [&](std::int64_t stride, std::int64_t count) {  // of what is never stepped: as if it were dense
-        return static_cast<cuuint64_t>(count == 1 ? extent.head_dim * 2 : stride * 2);
+    // The manual has each stride step over the axes before it, as it does in this order for the layout (B, T, heads, D). Where an
+    // axis has one element torch may give it any stride, 0 or an odd one, which the driver would refuse though it is never stepped:
+    // such an axis counts as dense.
+    cuuint64_t dense = static_cast<cuuint64_t>(extent.head_dim) * 2;  // bytes of the axes before
+    const auto bytes = [&](std::int64_t stride, std::int64_t count) {
+        const cuuint64_t step = count == 1 ? dense : static_cast<cuuint64_t>(stride) * 2;
+        dense = step * static_cast<cuuint64_t>(count);
+        return step;
     };
-    const cuuint64_t dims[4] = {static_cast<cuuint64_t>(extent.head_dim), static_cast<cuuint64_t>(extent.positions),
-                                static_cast<cuuint64_t>(extent.heads), static_cast<cuuint64_t>(extent.batch)};
-    const cuuint64_t strides[3] = {bytes(x.position, extent.positions), bytes(x.head, extent.heads), bytes(x.batch, extent.batch)};
-    const cuuint32_t box[4] = {sm90::part_columns, static_cast<cuuint32_t>(rows), 1, 1};
+    const cuuint64_t dims[4] = {static_cast<cuuint64_t>(extent.head_dim), static_cast<cuuint64_t>(extent.heads),
+                                static_cast<cuuint64_t>(extent.positions), static_cast<cuuint64_t>(extent.batch)};
+    const cuuint64_t head = bytes(x.head, extent.heads), position = bytes(x.position, extent.positions);
+    const cuuint64_t strides[3] = {head, position, bytes(x.batch, extent.batch)};
+    const cuuint32_t box[4] = {sm90::part_columns, 1, static_cast<cuuint32_t>(rows), 1};
     const cuuint32_t steps[4] = {1, 1, 1, 1};
     const auto type = dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
     CUtensorMap map;

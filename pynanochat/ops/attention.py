@@ -7,6 +7,11 @@ A backend is a namespace of two functions:
     forward(q, k, v, window) -> out (B, T, H, D), lse (B, H, T) fp32: log of each row's sum of exp(scaled scores)
     backward(dout, q, k, v, out, lse, window) -> (dq, dk, dv)
 The reference is one function of (q, k, v, window), differentiable by itself.
+
+The same inputs give the same bits, with one exception: on Hopper the backward of `cuda` adds dq up in whatever order
+its blocks come, so that a run repeated or resumed there differs in the last bits. Under
+torch.use_deterministic_algorithms(True) it takes a slower form that does not. The choice is made when the operator
+runs, outside of what torch.compile traces.
 """
 
 import types

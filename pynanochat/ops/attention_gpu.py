@@ -33,14 +33,22 @@ def forward_cuda(q, k, v, window):
     return out, lse
 
 
-def backward_cuda(dout, q, k, v, out, lse, window):
+def backward_cuda(dout, q, k, v, out, lse, window, deterministic=None):
+    """deterministic: the same bits each time, which on Hopper takes seven products, not five; None: as torch is told.
+
+    The form of five adds dq up in B T H D fp32 numbers of its own, T rounded up to 64.
+    """
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
     if q.numel() == 0:
         return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
     dout, q, k, v, out = (_vectors(x) for x in (dout, q, k, v, out))
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
     delta = torch.empty_like(lse)
     with cuda_stream("attention", q) as stream:
-        _C.cuda_attention_backward(dout, q, k, v, out, lse, window, delta, dq, dk, dv, stream)
+        room = 0 if deterministic else _C.cuda_attention_dq_sum(q, k)
+        dq_sum = torch.empty(room, dtype=torch.float32, device=q.device)
+        _C.cuda_attention_backward(dout, q, k, v, out, lse, window, deterministic, delta, dq_sum, dq, dk, dv, stream)
     return dq, dk, dv
 
 

@@ -16,7 +16,8 @@ from pynanochat.ops.attention import attention_reference
 
 ROOT = Path(__file__).parents[2]
 EMULATOR = ROOT / "tests/cuda/emulator"
-KERNELS = [ROOT / "csrc/cuda/attention_sm90.cu", ROOT / "csrc/cuda/attention_backward_sm90.cu"]
+NAMES = ("attention_sm90", "attention_backward_sm90", "attention_backward_fused_sm90")
+KERNELS = [ROOT / f"csrc/cuda/{name}.cu" for name in NAMES]
 MAIN = EMULATOR / "attention_sm90.cpp"
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 COMPILER = os.environ.get("CXX", "g++")
@@ -52,8 +53,8 @@ def storage(tensor):
     return size, tensor.as_strided((size,), (1,)).view(torch.int16).numpy().tobytes()
 
 
-def run(program, folder, q, k, v, dout, window, capability="9"):
-    """(out, dq, dk, dv, lse), or the finished process where it failed."""
+def run(program, folder, q, k, v, dout, window, **environment):
+    """(out, (dq, dk, dv) fused, (dq, dk, dv) deterministic, lse), or the finished process where it failed."""
     (batch, positions, heads, head_dim), groups = q.shape, k.size(2)
     command = [str(program), str(q.dtype).split(".")[1]]
     command += map(str, (batch, positions, heads, groups, head_dim, window, folder / "in", folder / "out"))
@@ -62,15 +63,16 @@ def run(program, folder, q, k, v, dout, window, capability="9"):
             size, data = storage(x)
             file.write(data)
             command += map(str, (*x.stride()[:3], size))
-    environment = {**os.environ, "EMULATED_COMPUTE_CAPABILITY": capability}
+    environment = {**os.environ, "EMULATED_COMPUTE_CAPABILITY": "9", **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         return done
     data, offset, results = bytearray((folder / "out").read_bytes()), 0, []
-    for like in (q, q, k, k):
+    for like in (q, *(q, k, k) * 2):
         results.append(torch.frombuffer(data, dtype=q.dtype, count=like.numel(), offset=offset).view(like.shape))
         offset += 2 * like.numel()
-    return *results, torch.frombuffer(data, dtype=torch.float32, offset=offset).view(batch, heads, positions)
+    lse = torch.frombuffer(data, dtype=torch.float32, offset=offset).view(batch, heads, positions)
+    return results[0], results[1:4], results[4:], lse
 
 
 def exact_lse(q, k, window):
@@ -92,12 +94,13 @@ def reference(dtype, q, k, v, dout, window):
 
 def check(results, q, k, v, dout, window):
     """Errors against fp64 are at most twice those of torch in q's dtype."""
-    *tensors, lse = results
+    out, fused, deterministic, lse = results
     truths, plains = (reference(dtype, q, k, v, dout, window) for dtype in (torch.float64, q.dtype))
-    for name, ours, truth, plain in zip(("out", "dq", "dk", "dv"), tensors, truths, plains, strict=True):
-        allowed = max(2 * (plain - truth).abs().max(), torch.finfo(q.dtype).eps * truth.abs().max())
-        error = (ours.double() - truth).abs().max()
-        assert error <= allowed, f"{name}: {error} of {allowed}"
+    for backward in (fused, deterministic):
+        for name, ours, truth, plain in zip(("out", "dq", "dk", "dv"), (out, *backward), truths, plains, strict=True):
+            allowed = max(2 * (plain - truth).abs().max(), torch.finfo(q.dtype).eps * truth.abs().max())
+            error = (ours.double() - truth).abs().max()
+            assert error <= allowed, f"{name}: {error} of {allowed}"
     assert (lse.double() - exact_lse(q, k, window)).abs().max() <= 1e-4
 
 
@@ -105,7 +108,8 @@ def inputs(batch, positions, heads, groups, head_dim, dtype):
     torch.manual_seed(positions + head_dim)
     fused = torch.randn(batch, positions, heads + 2 * groups, head_dim).to(dtype)  # so k and v are strided views
     q, k, v = fused.split([heads, groups, groups], 2)
-    return q * 3, k, v, torch.randn(q.shape).to(dtype)  # scores with a sharp maximum
+    dout = torch.randn(batch, heads, positions, head_dim).to(dtype).transpose(1, 2)
+    return q * 3, k, v, dout  # scores with a sharp maximum
 
 
 CASES = [  # B, T, H, G, D, window
@@ -117,22 +121,46 @@ CASES = [  # B, T, H, G, D, window
     (1, 300, 1, 1, 64, 130),  # windows across tiles and inside one
     (1, 256, 1, 1, 128, 60),
     (1, 200, 1, 1, 64, 0),
+    (1, 63, 1, 1, 64, 17),  # lengths and windows around the sizes of tiles
+    (1, 64, 1, 1, 128, 1),
+    (2, 65, 4, 2, 64, 64),
+    (1, 127, 1, 1, 64, 17),
+    (1, 128, 1, 1, 64, 0),
+    (1, 129, 1, 1, 128, 128),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_forward_and_backward(program, tmp_path, case):
     *sizes, window = case
-    tensors = inputs(*sizes, torch.float16 if sizes[1] == 77 else torch.bfloat16)
-    results = run(program, tmp_path, *tensors, window)
+    tensors = inputs(*sizes, torch.float16 if sizes[1] in (63, 65, 77, 129) else torch.bfloat16)
+    results = run(program, tmp_path, *tensors, window, EMULATED_ORDER="forth" if sizes[1] % 2 else "back")
     assert isinstance(results, tuple), results.stdout + results.stderr[-3000:]
     check(results, *tensors, window)
+
+
+def test_any_order_of_blocks_and_warps(program, tmp_path):
+    """The deterministic form has the same bits in any order, the other errors as small."""
+    tensors = inputs(1, 300, 1, 1, 64, torch.bfloat16)
+    forth, back = (run(program, tmp_path, *tensors, -1, EMULATED_ORDER=order) for order in ("forth", "back"))
+    for results in (forth, back):
+        check(results, *tensors, -1)
+    assert all(torch.equal(x, y) for x, y in zip(forth[2], back[2], strict=True))
+
+
+@pytest.mark.parametrize("positions", [1, 65])
+def test_strides_that_are_never_stepped(program, tmp_path, positions):
+    """torch gives a dimension of one element any stride; TMA's must be multiples of 16 bytes."""
+    dense = inputs(1, positions, 1, 1, 64, torch.bfloat16)
+    strides = (7, 64 if positions > 1 else 5, 3, 1)
+    odd = [x.contiguous().as_strided(x.shape, strides) for x in dense]
+    check(run(program, tmp_path, *odd, -1), *dense, -1)
 
 
 def test_other_cards_and_tensors_are_left_to_others(program, tmp_path):
     q = torch.zeros(1, 4, 1, 64, dtype=torch.bfloat16)
     odd = torch.zeros(1, 4, 1, 66, dtype=torch.bfloat16)[..., :64]  # 132 bytes from row to row
-    assert run(program, tmp_path, q, q, q, q, -1, capability="8").stdout == "not taken\n"
+    assert run(program, tmp_path, q, q, q, q, -1, EMULATED_COMPUTE_CAPABILITY="8").stdout == "not taken\n"
     for tensors in ((odd, q, q, q), (q, odd, q, q), (q, q, odd, q)):
         assert run(program, tmp_path, *tensors, -1).stdout == "not taken\n"
     assert run(program, tmp_path, q, q, q, odd, -1).stdout == "half taken\n"
@@ -151,23 +179,27 @@ def test_each_block_has_its_own_rows(program, tiles, pairs, section):
 
 
 MISTAKES = {
-    "tiles replaced while they are read": (0, "barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);", ""),
-    "scores read before they are there": (0, "wgmma_wait<1>();", ""),
-    "a kept row beside its own": (1, "tiles.kept(1) + half}", "tiles.kept(1) + half / 8}"),
+    "tiles replaced while they are read": (0, 385, "barrier_wait(ring.empty[turn.stage], turn.parity ^ 1);", ""),
+    "scores read before they are there": (0, 385, "wgmma_wait<1>();", ""),
+    "a kept row beside its own": (1, 100, "tiles.kept(1) + half}", "tiles.kept(1) + half / 8}"),
+    "dq over what TMA has yet to read": (2, 200, "if (thread == 0) tma_stores_have_read();", ""),
+    "dS over what the other has yet to read": (2, 200, "room.ds(turn.stage)", "room.ds(0)"),
+    "keys gone that the other has yet to read": (2, 100, "named_wait(both_barrier, 2 * group_threads);  //", "//"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_emulation_sees(mistake, objects, tmp_path):
     """Each of these must show, or the tests above would prove little."""
-    which, right, wrong = MISTAKES[mistake]
+    which, positions, right, wrong = MISTAKES[mistake]
     source = KERNELS[which].read_text()
     assert right in source
     (tmp_path / "wrong.cu").write_text(source.replace(right, wrong))
     wrong_object = compile_one(tmp_path / "wrong.cu", tmp_path / "wrong.o", "-O0")
-    program = compile_to(tmp_path / "wrong", *SANITIZED, wrong_object, objects[1 - which], objects[2])
-    tensors = inputs(1, 385, 1, 1, 128, torch.bfloat16)
-    results = run(program, tmp_path, *tensors, -1)
+    others = objects[:which] + objects[which + 1 :]
+    program = compile_to(tmp_path / "wrong", *SANITIZED, wrong_object, *others)
+    tensors = inputs(1, positions, 1, 1, 128, torch.bfloat16)
+    results = run(program, tmp_path, *tensors, -1, EMULATED_ORDER="forth")
     if isinstance(results, tuple):
         with pytest.raises(AssertionError, match="out|dq|dk|dv"):
             check(results, *tensors, -1)

@@ -81,16 +81,24 @@ def test_no_spills_and_registers_as_the_header_says(source, architecture, tmp_pa
 
 
 @nvcc
-@pytest.mark.parametrize("name, kernels", [("attention_sm90", 4), ("attention_backward_sm90", 8)])
-def test_hopper_attention_is_tma_and_wgmma(name, kernels, tmp_path):
+@pytest.mark.parametrize(
+    "name, kernels, adds",
+    [
+        ("attention_sm90", 4, False),
+        ("attention_backward_sm90", 8, False),  # for queries and for keys
+        ("attention_backward_fused_sm90", 4, True),
+    ],
+)
+def test_hopper_attention_is_tma_and_wgmma(name, kernels, adds, tmp_path):
     """The cubin for sm_90a holds both, and products in flight together: with a wait for each, ptxas gave up."""
     triton = pytest.importorskip("triton")
     ptxas_figures(ROOT / f"csrc/cuda/{name}.cu", "sm_90a", tmp_path)
     command = [triton.knobs.nvidia.cuobjdump.path, "-sass", tmp_path / "kernel.cubin"]
     sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    bodies = sass.split("Function :")[1:]
-    assert len(bodies) == kernels, "head dims 64 and 128 in bf16 and fp16, backward for queries and for keys"
+    bodies = [body for body in sass.split("Function :")[1:] if "convert_dq" not in body]
+    assert len(bodies) == kernels, "head dims 64 and 128 in bf16 and fp16"
     for body in bodies:
+        assert ("UBLKRED.G.S.ADD.F32" in body) == adds
         assert "UTMALDG.4D" in body and "UTMASTG.4D" in body and "USETMAXREG" in body
         assert body.count("HGMMA.64x") > 2 * body.count("WARPGROUP.DEPBAR") > 0
 

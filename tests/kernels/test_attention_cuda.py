@@ -41,11 +41,11 @@ def plain(q, k, v, grad, window, dtype):
     return out, lse, *torch.autograd.grad(out, (q, k, v), grad.to(dtype))
 
 
-def check(backend, no_worse, q, k, v, grad, window):
+def check(backend, no_worse, q, k, v, grad, window, **settings):
     kernel = getattr(attention_gpu, backend)
     before = [x.clone() for x in (q, k, v, grad)]
     out, lse = kernel.forward(q, k, v, window)
-    ours = out, lse, *kernel.backward(grad, q, k, v, out, lse, window)
+    ours = out, lse, *kernel.backward(grad, q, k, v, out, lse, window, **settings)
     theirs = plain(q, k, v, grad, window, q.dtype)
     truth = plain(q, k, v, grad, window, torch.float64)
     for what, mine, his, true in zip(("out", "lse", "dq", "dk", "dv"), ours, theirs, truth, strict=True):
@@ -78,6 +78,59 @@ def test_unaligned_and_strided(backend, device, no_worse):
 def test_large_scores_stay_finite(backend, device, no_worse):
     q, k, v, grad, window = inputs((1, 66, 1, 1, 64, 40), torch.float16, device)
     check(backend, no_worse, q * 8, k * 8, v, grad, window)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("size", [64, 128])
+def test_both_forms_on_hopper(backend, device, no_worse, monkeypatch, size, deterministic):
+    monkeypatch.setenv("EMULATED_COMPUTE_CAPABILITY", "9")
+    tensors = inputs((1, 100, 2, 1, size, 70), torch.bfloat16, device)
+    check(backend, no_worse, *tensors, deterministic=deterministic)
+
+
+class Listener:
+    """The extension, and the arguments of what was called of it."""
+
+    def __init__(self, extension):
+        self.extension, self.calls = extension, {}
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.calls[name] = arguments
+            return getattr(self.extension, name)(*arguments)
+
+        return call
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deterministic_where_torch_is_told(backend, device, monkeypatch, deterministic):
+    monkeypatch.setenv("EMULATED_COMPUTE_CAPABILITY", "9")
+    q, k, v, grad, window = inputs((1, 5, 2, 1, 64, -1), torch.bfloat16, device)
+    kernel = getattr(attention_gpu, backend)
+    out, lse = kernel.forward(q, k, v, window)
+    listener = Listener(attention_gpu._C)
+    monkeypatch.setattr(attention_gpu, "_C", listener)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        kernel.backward(grad, q, k, v, out, lse, window)
+    finally:
+        torch.use_deterministic_algorithms(before)
+    *_, asked, _, dq_sum, _, _, _, _ = listener.calls["cuda_attention_backward"]
+    hopper = device == "cpu" or torch.cuda.get_device_capability()[0] == 9
+    assert asked == deterministic
+    assert dq_sum.numel() == (2 * 64 * 64 if hopper and not deterministic else 0), "two heads, T rounded up to 64"
+
+
+def test_room_that_is_too_small(backend, device, monkeypatch):
+    monkeypatch.setenv("EMULATED_COMPUTE_CAPABILITY", "9")
+    if device == "cuda" and torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("no other card uses any")
+    q, k, v, grad, window = inputs((1, 5, 2, 1, 64, -1), torch.bfloat16, device)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda size, **settings: empty(size - 1, **settings))
+    with pytest.raises(ValueError, match="dq_sum must be 8192 contiguous float32"):
+        attention_gpu.cuda.backward(grad, q, k, v, q, torch.zeros(1, 2, 5, device=device), window, False)
 
 
 def test_later_keys_never_matter(backend, device):
@@ -127,10 +180,22 @@ def test_public_op(backend, device, no_worse, monkeypatch, through):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("window", [-1, 512])
 @pytest.mark.parametrize("size", [64, 128])
-def test_a_real_length(backend, no_worse, size, window):
-    check(backend, no_worse, *inputs((2, 2048, 6, 2, size, window), torch.bfloat16, "cuda"))
+def test_a_real_length(backend, no_worse, size, window, deterministic):
+    tensors = inputs((2, 2048, 6, 2, size, window), torch.bfloat16, "cuda")
+    check(backend, no_worse, *tensors, deterministic=deterministic)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [-1, 0, 17, 64, 128])
+@pytest.mark.parametrize("positions", [1, 63, 64, 65, 127, 128, 129, 300])
+def test_edges_of_tiles(backend, no_worse, positions, window):
+    for size in (64, 128):
+        tensors = inputs((2, positions, 4, 2, size, window), torch.float16, "cuda")
+        for deterministic in (True, False):
+            check(backend, no_worse, *tensors, deterministic=deterministic)
 
 
 @pytest.mark.gpu
@@ -138,7 +203,7 @@ def test_the_same_bits_twice(backend):
     q, k, v, grad, window = inputs((2, 1000, 6, 2, 128, 300), torch.bfloat16, "cuda")
     kernel = getattr(attention_gpu, backend)
     out, lse = kernel.forward(q, k, v, window)
-    first, second = (kernel.backward(grad, q, k, v, out, lse, window) for _ in range(2))
+    first, second = (kernel.backward(grad, q, k, v, out, lse, window, deterministic=True) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 
 

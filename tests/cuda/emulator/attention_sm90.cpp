@@ -1,14 +1,17 @@
 // attention_sm90 DTYPE B T H G D WINDOW IN OUT, then of each of q, k, v, dout its three strides and its number of elements:
-// csrc/cuda/attention_sm90.cu and attention_backward_sm90.cu on the CPU. IN holds the four one after the other; OUT gets
-// out, dq, dk, dv, contiguous, and lse. `attention_sm90 order TILES PAIRS SECTION` prints tile and pair of each block instead.
+// Hopper's attention (csrc/cuda/attention*_sm90.cu) on the CPU. IN holds the four one after the other; OUT gets out, then dq, dk,
+// dv of attention_backward_fused_sm90.cu and those of attention_backward_sm90.cu, all contiguous, and lse.
+// `attention_sm90 order TILES PAIRS SECTION` prints tile and pair of each block instead.
 // Run by tests/cuda/test_attention_sm90.py.
 #include "cuda/attention_sm90.cuh"
+#include "cuda/launch_attention.h"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -76,24 +79,32 @@ int main(int count, char** words) {
         return cuda::Heads{data, op.positions * heads * op.head_dim, std::int64_t{heads} * op.head_dim, op.head_dim};
     };
     op.out = room(op.heads);
-    op.dq = room(op.heads);
-    op.dk = room(op.groups);
-    op.dv = room(op.groups);
     std::vector<float> lse(op.batch * op.heads * op.positions), delta;
     op.lse = lse.data();
     if (count != next || !in) return std::puts("arguments or input are wrong"), 2;
+    op.dq = room(op.heads);
+    op.dk = room(op.groups);
+    op.dv = room(op.groups);
     const bool forward = cuda::attention_sm90_takes(op, 0), backward = cuda::attention_backward_sm90_takes(op, 0);
     if (!forward || !backward) return std::puts(forward || backward ? "half taken" : "not taken"), 3;
     try {
         cuda::attention_forward_sm90(op, {});
         delta = row_dots(op);
         op.delta = delta.data();
-        cuda::attention_backward_sm90(op, {});
+        to.write(static_cast<char*>(op.out.data), bytes_of(op.heads));
+        const std::vector<float> nothing(cuda::dq_sum_floats(op.batch, op.positions, op.heads, op.head_dim), NAN);
+        for (const bool fused : {true, false}) {
+            std::vector<float> dq_sum = nothing;
+            op.dq_sum = dq_sum.data();
+            (fused ? cuda::attention_backward_fused_sm90 : cuda::attention_backward_sm90)(op, {});
+            to.write(static_cast<char*>(op.dq.data), bytes_of(op.heads));
+            for (const cuda::Heads* x : {&op.dk, &op.dv}) to.write(static_cast<char*>(x->data), bytes_of(op.groups));
+            for (const auto& [x, heads] : {std::pair(&op.dq, op.heads), {&op.dk, op.groups}, {&op.dv, op.groups}})
+                std::memset(x->data, 0xff, static_cast<std::size_t>(bytes_of(heads)));
+        }
     } catch (const std::exception& error) {
         return std::puts(error.what()), 4;
     }
-    for (const cuda::Heads* x : {&op.out, &op.dq}) to.write(static_cast<char*>(x->data), bytes_of(op.heads));
-    for (const cuda::Heads* x : {&op.dk, &op.dv}) to.write(static_cast<char*>(x->data), bytes_of(op.groups));
     to.write(reinterpret_cast<char*>(lse.data()), static_cast<std::streamsize>(lse.size() * 4));
     return to.good() ? 0 : 5;
 }

@@ -34,6 +34,7 @@ inline CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cu
         map->strides[i] = i == 0 ? 2 : strides[i - 1];
         good &= dims[i] >= 1 && dims[i] <= cuuint64_t{1} << 32 && box[i] >= 1 && box[i] <= 256 && steps[i] == 1;
         good &= i == 0 || (map->strides[i] % 16 == 0 && map->strides[i] < cuuint64_t{1} << 40);
+        good &= i < 2 || map->strides[i] >= dims[i - 1];  // an assertion of the manual's
     }
     return good ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }

@@ -2,8 +2,10 @@
 //
 // Every thread of a block is a coroutine; blocks run one after the other, and a warp runs as far ahead of the others as barriers
 // let it, which shows where one is missing. The blocks of a cooperative launch are all there at once and take turns: each runs as
-// far as it can without the others, in an order that turns round each time. Their shared memory must be dynamic. A thread stops at a shuffle until its whole warp has arrived, and at __syncthreads
-// until its whole block has. A warp or block in which a thread has returned, or waits for something else, is a bug of the kernel
+// far as it can without the others, in an order that turns round each time. Their shared memory must be dynamic. A thread stops at a
+// shuffle until its whole warp has arrived, and at __syncthreads until its whole block has. EMULATED_ORDER=forth or =back has the
+// first or the last warps run ahead even further, the others only when those can do nothing, and =back runs the last blocks first: a
+// GPU promises no order. A warp or block in which a thread has returned, or waits for something else, is a bug of the kernel
 // (undefined on a GPU) and fails the launch. Timing, memory order between barriers and the precision of the hardware's
 // approximations are not emulated.
 #pragma once
@@ -80,6 +82,7 @@ struct Block {
 inline Block* block = nullptr;
 inline unsigned blocks_begun = 0;
 inline bool (*when_all_wait)() = nullptr;  // lets something that is late happen; false where nothing is outstanding
+inline void (*when_block_ends)() = nullptr;  // throws where something is outstanding that must not be
 
 inline void stop(Wait wait) {
     Thread& self = block->threads[block->running];
@@ -90,6 +93,11 @@ inline void stop(Wait wait) {
 inline void wait_for(std::function<bool()> event) {
     if (event()) return;
     block->threads[block->running].happened = std::move(event);
+    stop(Wait::event);
+}
+
+inline void give_way() {
+    block->threads[block->running].happened = [] { return true; };
     stop(Wait::event);
 }
 
@@ -121,6 +129,13 @@ inline bool release(unsigned first, unsigned last, Wait wait) {
     return true;
 }
 
+enum class Order { in_turn, forth, back };
+inline Order order() {
+    static const char* const name = std::getenv("EMULATED_ORDER");
+    return name == nullptr ? Order::in_turn : std::string(name) == "back" ? Order::back : Order::forth;
+}
+inline unsigned in_order(unsigned n, unsigned count) { return order() == Order::back ? count - 1 - n : n; }
+
 // A block whose threads have not begun.
 template <class F> std::unique_ptr<Block> begin_block(unsigned index, unsigned threads, std::size_t shared_bytes, F& body) {
     if (threads == 0 || threads > 1024 || threads % 32 != 0) throw std::runtime_error("a block must be 1 to 32 whole warps");
@@ -148,10 +163,11 @@ enum class Went { on, nowhere, to_its_end };
 // Lets every warp of a block run as far as its own barriers let it.
 inline Went run_once(Block& here) {
     bool moved = false, all_done = true;
-    const unsigned threads = here.threads.size();
+    const unsigned threads = here.threads.size(), warps = threads / 32;
     block = &here;
     blockIdx = dim3(here.index);
-    for (unsigned warp = 0; warp < threads; warp += 32) {
+    for (unsigned n = 0; n < warps && !(moved && order() != Order::in_turn); ++n) {
+        const unsigned warp = in_order(n, warps) * 32;
         do {
             for (unsigned i = warp; i < warp + 32; ++i) {
                 Thread& thread = here.threads[i];
@@ -166,6 +182,7 @@ inline Went run_once(Block& here) {
             }
         } while (release(warp, warp + 32, Wait::warp));
     }
+    if (moved && order() != Order::in_turn) return Went::on;
     if (all_done) return Went::to_its_end;
     return release(0, threads, Wait::block) || moved ? Went::on : Went::nowhere;
 }
@@ -179,6 +196,7 @@ template <class F> void run_block(unsigned index, unsigned threads, std::size_t 
         went = run_once(*here);
         if (went == Went::nowhere && (when_all_wait == nullptr || !when_all_wait())) stuck();
     }
+    if (when_block_ends != nullptr) when_block_ends();
     block = nullptr;
 }
 
@@ -224,7 +242,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
         const unsigned blocks = config->gridDim.x, threads = config->blockDim.x;
         const bool together = config->numAttrs == 1 && config->attrs[0].val.cooperative;
         if (together) emulator::run_together(blocks, threads, config->dynamicSmemBytes, body);
-        else for (unsigned b = 0; b < blocks; ++b) emulator::run_block(b, threads, config->dynamicSmemBytes, body);
+        else
+            for (unsigned b = 0; b < blocks; ++b)
+                emulator::run_block(emulator::in_order(b, blocks), threads, config->dynamicSmemBytes, body);
     } catch (const std::exception& error) {
         emulator::failure = error.what();
         return cudaErrorLaunchFailure;
@@ -238,12 +258,14 @@ struct cudaFuncAttributes {
 };
 template <class F> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F*) { return attributes->numRegs = 255, cudaSuccess; }
 template <class F> cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F*, int, std::size_t) { return *blocks = 1, cudaSuccess; }
-inline cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t) { return std::memset(to, byte, bytes), cudaSuccess; }
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrMultiProcessorCount };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     if (which == cudaDevAttrMultiProcessorCount) return *value = 20, cudaSuccess;
     const char* major = std::getenv("EMULATED_COMPUTE_CAPABILITY");  // 8 or 9
     return *value = major != nullptr ? std::atoi(major) : 8, cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
+    return std::memset(to, value, bytes), cudaSuccess;
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
@@ -251,6 +273,11 @@ inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000,
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 inline const char* cudaGetErrorName(cudaError_t) { return "emulator"; }
 inline const char* cudaGetErrorString(cudaError_t) { return emulator::failure.c_str(); }
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }

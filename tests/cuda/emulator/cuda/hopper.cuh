@@ -2,7 +2,8 @@
 //   a load makes its target NaN when it starts, and brings the bytes only when every thread of the block waits, newest first: who
 //   reads too early gets NaN, and so does a product that still reads what is being replaced;
 //   a product is computed only when its warpgroup waits for it, from the shared memory and the registers of that moment;
-//   a store reads shared memory only when its thread waits for that.
+//   a store or an addition reads shared memory only when its thread waits for that, and a block must not end before.
+// With EMULATED_ORDER=back products, stores and additions happen as early as they may instead: who starts them too early shows.
 // Layouts are written here a second time, from the PTX manual: which bytes a descriptor means, which element a register holds.
 // Not emulated: the order of memory between ordinary and asynchronous accesses (writes_before_async, wgmma_fence), that warps of
 // a warpgroup run apart (they meet at every wgmma_wait here), and the limits of registers.
@@ -50,14 +51,14 @@ struct Meeting {  // a named barrier, or a warpgroup at wgmma_wait
 
 struct Product {
     int columns;
-    bool bf16, a_in_registers, transposed_b, add;
+    bool bf16, a_in_registers, transposed_a, transposed_b, add;
     std::uint64_t a_descriptor, b_descriptor;
     std::array<float*, 128> d{};
     std::array<const std::uint32_t*, 128> a{};
 
     bool same(const Product& other) const {
         return columns == other.columns && bf16 == other.bf16 && a_in_registers == other.a_in_registers &&
-               transposed_b == other.transposed_b && add == other.add && a_descriptor == other.a_descriptor &&
+               transposed_a == other.transposed_a && transposed_b == other.transposed_b && add == other.add && a_descriptor == other.a_descriptor &&
                b_descriptor == other.b_descriptor;
     }
 };
@@ -68,6 +69,8 @@ struct Warpgroup {
     std::array<std::size_t, 128> started{};
     std::array<std::vector<std::size_t>, 128> committed{};  // for each group of a thread the number of products up to its end
     Meeting waits;
+
+    void compute_to(std::size_t end);
 };
 
 struct HopperBlock {
@@ -91,6 +94,10 @@ inline HopperBlock& hopper() {
             loads.pop_back();
             load();
             return true;
+        };
+        when_block_ends = [] {
+            for (const auto& [thread, stores] : hopper().stores)
+                if (!stores.empty()) throw std::runtime_error("a block ends while TMA may still read its shared memory");
         };
     }
     return state;
@@ -153,7 +160,7 @@ inline void compute(const Product& product) {
             // register 0: row g, columns 2t; 1: row g + 8; 2: row g, columns 8 + 2t; 3: both; the lower half first
             const int thread = m / 16 * 32 + m % 8 * 4 + k % 8 / 2, which = m % 16 / 8 + k / 8 * 2;
             a[m * 16 + k] = product.a_in_registers ? decoded(product.a[thread][which] >> k % 2 * 16 & 0xffff, product.bf16)
-                                                   : element(product.a_descriptor, m, k, false, product.bf16);
+                                                   : element(product.a_descriptor, m, k, product.transposed_a, product.bf16);
         }
     for (int n = 0; n < product.columns; ++n)
         for (int k = 0; k < 16; ++k) b[n * 16 + k] = element(product.b_descriptor, n, k, product.transposed_b, product.bf16);
@@ -164,6 +171,16 @@ inline void compute(const Product& product) {
             for (int k = 0; k < 16; ++k) sum += a[m * 16 + k] * b[n * 16 + k];
             d = sum;
         }
+}
+
+inline void Warpgroup::compute_to(std::size_t end) {
+    for (; computed < end; ++computed) compute(products[computed]);
+}
+
+// A store or an addition of this thread.
+inline void bring_out(std::function<void()> store) {
+    if (order() == Order::back) store();
+    else hopper().stores[threadIdx.x].push_back(std::move(store));
 }
 
 inline Warpgroup& warpgroup() { return hopper().warpgroups[threadIdx.x / 128]; }
@@ -197,6 +214,7 @@ inline void barrier_arrive(Barrier& barrier) {
     emulator::sm90::Arrivals& state = emulator::sm90::arrivals(&barrier);
     --state.missing;
     state.settle();
+    if (emulator::order() == emulator::Order::forth) emulator::give_way();  // to those who waited for that
 }
 inline void barrier_expect(Barrier& barrier, unsigned bytes) {
     emulator::sm90::Arrivals& state = emulator::sm90::arrivals(&barrier);
@@ -211,7 +229,7 @@ inline void barrier_wait(Barrier& barrier, unsigned parity) {
 inline void tma_prefetch(const CUtensorMap&) {}
 inline void tma_load(void* to, const CUtensorMap& map, Barrier& barrier, int column, int position, int head, int batch) {
     const std::uint32_t shared = shared_address(to);
-    const std::array<int, 4> corner{column, position, head, batch};
+    const std::array<int, 4> corner{column, head, position, batch};
     emulator::sm90::each_of_box(map, shared, corner, [](char* here, char*) { std::memset(here, 0xff, 2); });
     emulator::sm90::hopper().loads.push_back([&map, &barrier, shared, corner] {
         emulator::sm90::Arrivals& state = emulator::sm90::arrivals(&barrier);
@@ -225,13 +243,21 @@ inline void tma_load(void* to, const CUtensorMap& map, Barrier& barrier, int col
 }
 inline void tma_store(const CUtensorMap& map, const void* from, int column, int position, int head, int batch) {
     const std::uint32_t shared = shared_address(from);
-    const std::array<int, 4> corner{column, position, head, batch};
-    emulator::sm90::hopper().stores[threadIdx.x].push_back([&map, shared, corner] {
+    const std::array<int, 4> corner{column, head, position, batch};
+    emulator::sm90::bring_out([&map, shared, corner] {
         emulator::sm90::each_of_box(map, shared, corner, [](char* here, char* there) {
             if (there != nullptr) std::memcpy(there, here, 2);
         });
     });
 }
+inline void tma_add(float* to, const float* from, int bytes) {
+    if (shared_address(from) % 16 != 0 || reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || bytes % 16 != 0)
+        throw std::runtime_error("TMA adds multiples of 16 bytes, from and to multiples of 16");
+    emulator::sm90::bring_out([to, from, bytes] {
+        for (int i = 0; i < bytes / 4; ++i) to[i] += from[i];
+    });
+}
+inline void tma_commit() {}
 inline void tma_stores_have_read() {
     auto& stores = emulator::sm90::hopper().stores[threadIdx.x];
     for (const auto& store : stores) store();
@@ -254,6 +280,11 @@ inline void wgmma_commit() {
     emulator::sm90::Warpgroup& group = emulator::sm90::warpgroup();
     const unsigned me = threadIdx.x % 128;
     group.committed[me].push_back(group.started[me]);
+    if (emulator::order() != emulator::Order::back) return;
+    const std::size_t groups = group.committed[me].size();
+    for (const auto& other : group.committed)
+        if (other.size() < groups) return;
+    group.compute_to(group.started[me]);
 }
 template <int pending> void wgmma_wait() {
     emulator::sm90::Warpgroup& group = emulator::sm90::warpgroup();
@@ -263,16 +294,16 @@ template <int pending> void wgmma_wait() {
     for (const auto& other : group.committed)
         if (other != committed) throw std::runtime_error("the threads of a warpgroup wait for different products");
     if (committed.size() <= pending) return;
-    for (const std::size_t end = committed[committed.size() - 1 - pending]; group.computed < end; ++group.computed)
-        emulator::sm90::compute(group.products[group.computed]);
+    group.compute_to(committed[committed.size() - 1 - pending]);
 }
 template <class T, int N> void hold(T (&)[N]) {}
 
-template <class T, int N, bool transposed_b> void wgmma(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, bool add) {
-    emulator::sm90::start({N, std::is_same_v<T, __nv_bfloat16>, false, transposed_b, add, a, b}, d, nullptr);
+template <class T, int N, bool transposed_a, bool transposed_b>
+void wgmma(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, bool add) {
+    emulator::sm90::start({N, std::is_same_v<T, __nv_bfloat16>, false, transposed_a, transposed_b, add, a, b}, d, nullptr);
 }
 template <class T, int N, bool transposed_b> void wgmma(float (&d)[N / 2], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
-    emulator::sm90::start({N, std::is_same_v<T, __nv_bfloat16>, true, transposed_b, add, 0, b}, d, a);
+    emulator::sm90::start({N, std::is_same_v<T, __nv_bfloat16>, true, false, transposed_b, add, 0, b}, d, a);
 }
 
 inline float fast_exp2(float x) { return std::exp2(x); }
