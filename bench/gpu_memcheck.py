@@ -7,9 +7,10 @@ sanitizer's own lines are known from its manual; it has not run here yet.
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from pynanochat.bench.gpu_tests import run_limited
 
 TOOL = "compute-sanitizer"
 FOUND = 9  # its exit code where it found something
@@ -28,20 +29,13 @@ def run_memcheck(checkout: Path, seconds: float) -> dict:
     command += ["tests/kernels"]
     environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "PYNANOCHAT_BACKEND")}
     environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-    try:
-        run = subprocess.run(
-            command, cwd=checkout, env=environment, timeout=seconds, capture_output=True, text=True, errors="replace"
-        )
-    except subprocess.TimeoutExpired as expired:
-        output = expired.stdout or b""
-        output = output.decode(errors="replace") if isinstance(output, bytes) else output
-        if "Invalid __" in output:
-            return {"memcheck": "errors", "output": last_lines(output)}
-        return {"memcheck": "no error until the time was up"}
-    if run.returncode == 0:
+    code, output = run_limited(command, checkout, environment, seconds)
+    if code == 0:
         return {"memcheck": "clean"}
-    what = "errors" if run.returncode == FOUND else f"pytest ended with {run.returncode}"
-    return {"memcheck": what, "output": last_lines(run.stdout + run.stderr)}
+    if code is None and "Invalid __" not in output:
+        return {"memcheck": "no error until the time was up"}
+    what = "errors" if code in (FOUND, None) else f"pytest ended with {code}"
+    return {"memcheck": what, "output": last_lines(output)}
 
 
 def last_lines(output: str, count: int = 40) -> list[str]:

@@ -5,7 +5,6 @@ is against the data sheet's where it is known. A decoding step is one token of e
 without sampling; it must read all weights and the keys and values that each row sees, so its bound is the copy rate.
 """
 
-import contextlib
 import time
 
 import torch
@@ -117,8 +116,8 @@ def cache_bytes(config, context: int) -> int:
     return tokens * 2 * config.n_kv_head * config.head_dim * 2
 
 
-def measure(verified: list[dict], rate: dict, deadline: float) -> dict:
-    """`rows` and `not_measured` (case: reason), as of gpu_ops.measure."""
+def measure(verified: list[dict], rate: dict, deadline: float, done=lambda result: None) -> dict:
+    """`rows` and `not_measured` (case: reason), as of gpu_ops.measure; `done` is called with them after each case."""
     graphs = any((v["op"], v["backend"]) == (GRAPHS, "cuda") for v in verified)
     cases = [(f"decode_step {r} rows", EAGER_SECONDS, lambda r=r: decode(r, graphs, rate)) for r in DECODE_ROWS]
     cases.append(("train_step eager", EAGER_SECONDS, lambda: train(False, rate)))
@@ -128,9 +127,12 @@ def measure(verified: list[dict], rate: dict, deadline: float) -> dict:
         if time.monotonic() + seconds > deadline:
             missing[label] = "the time was up"
             continue
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+        try:
             rows += run()
-            continue
-        missing[label] = "out of memory"
+        except torch.cuda.OutOfMemoryError:
+            missing[label] = "out of memory"
+        except Exception as error:  # a step that breaks must not take the others' figures away
+            missing[label] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         torch.cuda.empty_cache()
+        done({"rows": rows, "not_measured": missing})
     return {"rows": rows, "not_measured": missing}

@@ -11,8 +11,8 @@ A GPU backend that is made for some calls only says so by `implement(..., takes=
 is True or False, and the next in order does the others. What the arguments are, the op's file defines.
 `PYNANOCHAT_BACKEND=NAME` forces one for every op that has it; other ops, and calls that it does not take, use their
 reference. "Verified" means that a results file in bench/results (written by `pynanochat bench gpu`) lists op and
-backend as passed on this architecture. A forced backend that cannot run here (no GPU, not built) is a BackendError at
-the call, never a silent other one.
+backend as passed on this architecture with the code that is installed, and none lists them as failed. A forced backend
+that cannot run here (no GPU, not built) is a BackendError at the call, never a silent other one.
 """
 
 import functools
@@ -25,6 +25,7 @@ import torch
 
 from pynanochat import _C
 from pynanochat.errors import BackendError
+from pynanochat.ops.fingerprints import fingerprint
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 
@@ -61,16 +62,24 @@ def forced() -> str | None:
 
 @functools.cache
 def verified(architecture: str) -> frozenset[tuple[str, str]]:
-    """The (op, backend) pairs that passed on GPU `architecture` ("sm_90"), from bench/results/*.json."""
-    passed = set()
-    for result in results():
-        if result["architecture"] == architecture:
-            passed |= result["verified"]
-    return frozenset(passed)
+    """The (op, backend) pairs that passed on GPU `architecture` ("sm_90") and failed on none of its cards, from
+    bench/results/*.json."""
+    here = [result for result in results() if result["architecture"] == architecture]
+    passed, failed = (set().union(*(result[key] for result in here)) for key in ("verified", "failed"))
+    return frozenset(passed - failed)
 
 
 def results() -> list[dict]:
-    """The results files, {"architecture", "verified": {(op, backend), ...}, "file": its whole content} of each."""
+    """What the newest results file of each device says: {"architecture", "verified", "failed", "stale", "file"}, sets
+    of (op, backend) and its whole content. What has changed since the file was written is stale: it counts as neither.
+    """
+    newest = {}
+    for result in sorted(result_files(), key=lambda result: str(result["file"].get("date"))):
+        newest[result["file"].get("device")] = result
+    return list(newest.values())
+
+
+def result_files() -> list[dict]:
     found = []
     try:
         folder = importlib.resources.files("pynanochat.bench") / "results"
@@ -80,11 +89,23 @@ def results() -> list[dict]:
     for file in files:
         try:
             result = json.loads(file.read_text())
-            passed = {(entry["op"], entry["backend"]) for entry in result["verified"]}
-            found.append({"architecture": result["architecture"], "verified": passed, "file": result})
-        except (OSError, ValueError, KeyError, TypeError):
+            found.append({"architecture": result["architecture"], **current(result), "file": result})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # a damaged file verifies nothing
     return found
+
+
+def current(result: dict) -> dict[str, set]:
+    """The pairs of a results file that are "verified", "failed", or verified once and now "stale"."""
+    pairs = {"verified": set(), "failed": set(), "stale": set()}
+    for key in ("verified", "failed"):
+        for entry in result.get(key, []):
+            pair = entry["op"], entry["backend"]
+            if entry.get("code") == fingerprint(*pair):
+                pairs[key].add(pair)
+            elif key == "verified":
+                pairs["stale"].add(pair)
+    return pairs
 
 
 @functools.cache
