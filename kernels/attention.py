@@ -303,7 +303,7 @@ SINGLE = {  # fp32 on any card
 def tiles(kernel: str, D: int, dtype: torch.dtype, architecture: int) -> dict:
     """The constants of a kernel: forward, dkdv or dq."""
     head = max(16, triton.next_power_of_2(D))
-    table = SINGLE if dtype == torch.float32 else WIDE if architecture in (90, 100, 103) else NARROW
+    table = SINGLE if dtype == torch.float32 else WIDE if architecture in kernels.LARGE_SHARED else NARROW
     queries, keys, warps, stages = table[kernel][0 if head <= 64 else 1 if head <= 128 else 2]
     return {"QUERIES": queries, "KEYS": keys, "D": D, "HEAD": head, "num_warps": warps, "num_stages": stages}
 

@@ -190,7 +190,7 @@ def forward(q, k_pages, v_pages, tables, starts, lengths, longest, window):
     q, k, v = (x.to(out.dtype) for x in (q, k_pages, v_pages))  # the interpreter multiplies no bf16
     share, dim = heads // groups, max(16, triton.next_power_of_2(size))
     window = EVERYTHING if window < 0 else min(window, EVERYTHING)
-    tile = tiles(q.dtype, dim, longest * share, kernels.architecture(q.device) >= 90)
+    tile = tiles(q.dtype, dim, longest * share, kernels.architecture(q.device) in kernels.LARGE_SHARED)
     in_row = triton.cdiv(longest * share, tile["ROWS"])
     in_all = min(rows * in_row, rows + count * share // tile["ROWS"]) * groups
     parts = splits(in_all, min(columns * page, window + longest), tile)
