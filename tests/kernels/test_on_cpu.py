@@ -1,6 +1,7 @@
 """Runs this folder's tests without a GPU: the Triton twins interpreted, the CUDA kernels emulated under the sanitizers.
 
-Each in a process of its own: TRITON_INTERPRET must precede `import triton`, the sanitizers everything.
+Each in a process of its own: TRITON_INTERPRET must precede `import triton`, the sanitizers everything. As many run at
+a time as there are processors: half of what each does is importing.
 """
 
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,10 +28,32 @@ COMPILER = os.environ.get("CXX", "g++")
 
 def run_tests(file, **environment):
     command = [sys.executable, "-m", "pytest", "-v", "-x", "-m", "not gpu", "-p", "no:cacheprovider", str(file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", **environment}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def check(run):
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     assert re.search(r"\d+ passed", run.stdout) and "skipped" not in run.stdout, run.stdout[-2000:]
+
+
+@pytest.fixture(scope="module")
+def start(request):
+    """Starts the files that the selected tests named `test` are about; gives each file's run to come."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+
+    def submit(test, **environment):
+        files = [i.callspec.params["file"] for i in request.session.items if getattr(i, "originalname", "") == test]
+        return {file: pool.submit(run_tests, file, **environment) for file in files}
+
+    yield submit
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
+def interpreted(start):
+    pytest.importorskip("triton")
+    return start("test_triton_interpreted", TRITON_INTERPRET="1")
 
 
 def test_no_file_is_left_out():
@@ -37,9 +61,8 @@ def test_no_file_is_left_out():
 
 
 @pytest.mark.parametrize("file", IN_TRITON, ids=lambda f: f.stem[5:])
-def test_triton_interpreted(file):
-    pytest.importorskip("triton")
-    run_tests(file, TRITON_INTERPRET="1")
+def test_triton_interpreted(file, interpreted):
+    check(interpreted[file].result())
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +83,14 @@ def emulated(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="module")
+def runs_emulated(start, emulated):
+    return start("test_cuda_emulated", **emulated)
+
+
 @pytest.mark.parametrize("file", IN_CUDA, ids=lambda f: f.stem[5:])
-def test_cuda_emulated(file, emulated):
-    run_tests(file, **emulated)
+def test_cuda_emulated(file, runs_emulated):
+    check(runs_emulated[file].result())
 
 
 def test_the_emulation_catches_a_read_out_of_bounds(emulated):
