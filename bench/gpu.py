@@ -19,6 +19,7 @@ import faulthandler
 import json
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pynanochat.bench import gpu_tests
 from pynanochat.errors import BackendError, UsageError
 
 PARTS = {"tests": 0.6, "ops": 0.75, "steps": 1.0, "memcheck": 1.0}  # by what share of the time each has to be done
+FIGURES = ("tests", "roofline", "rows", "not_measured", "memcheck", "output")  # of one commit, in a results file
 GRACE_SECONDS = 90  # after the time is up: what has not ended by then hangs
 
 
@@ -128,7 +130,7 @@ def begun(folder: Path, device: dict, whole: bool) -> dict:
     except (OSError, ValueError):
         return device
     if whole or result.get("commit") != device["commit"]:
-        result = {key: result[key] for key in ("verified", "failed") if key in result}
+        result = {key: value for key, value in result.items() if key not in FIGURES}
     return result | device
 
 
@@ -151,11 +153,11 @@ def tested(result: dict, runs: list) -> dict:
 
 
 def measured(result: dict, part: dict) -> dict:
-    """`result` with the rows and reasons of `part`, in place of those of the same op and case."""
+    """`result` with the rows of `part` in place of those of the same case, and its reasons in place of its ops'."""
     cases = {(row["op"], row["case"]) for row in part["rows"]}
     rows = [row for row in result.get("rows", []) if (row["op"], row["case"]) not in cases]
-    names = tuple(f"{op} {case}" for op, case in cases)
-    missing = {case: why for case, why in result.get("not_measured", {}).items() if not case.startswith(names)}
+    ops = {op for op, _ in cases} | {name.split()[0] for name in part["not_measured"]}
+    missing = {name: why for name, why in result.get("not_measured", {}).items() if name.split()[0] not in ops}
     return result | part | {"rows": rows + part["rows"], "not_measured": missing | part["not_measured"]}
 
 
@@ -184,16 +186,24 @@ def main(argv: list[str]) -> None:
     options = options_of(argv)
     import torch
 
-    from pynanochat.ops import backends
-
     if not torch.cuda.is_available():
         from pynanochat import _C
 
         reason = _C.cuda_available()[1] or f"torch {torch.__version__} was built without CUDA"
         raise BackendError(f"bench gpu: no GPU to check here ({reason}); run it on a machine with an NVIDIA GPU")
     checkout = find_checkout()
+    faulthandler.dump_traceback_later(options.minutes * 60 + GRACE_SECONDS, exit=True, file=sys.__stderr__)
+    try:
+        conclude(*run(checkout, options, started))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def run(checkout: Path, options, started: float) -> tuple[dict, Path]:
+    """The results of what is asked for, and their file, which is written after every step."""
+    from pynanochat.ops import backends
+
     seconds = options.minutes * 60
-    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True)
     shares = PARTS if len(options.only) > 1 else dict.fromkeys(PARTS, 1.0)
     deadline = {part: started + seconds * share for part, share in shares.items()}
     folder = options.output or checkout / "bench" / "results"
@@ -206,9 +216,7 @@ def main(argv: list[str]) -> None:
     backends.verified.cache_clear()  # whole steps run on what has just passed
     verified = [{"op": op, "backend": backend} for op, backend in sorted(backends.current(result)["verified"])]
     result = measure(result, verified, options, deadline, lambda result: publish(folder, result), checkout)
-    path = publish(folder, result)
-    faulthandler.cancel_dump_traceback_later()
-    conclude(result, path)
+    return result, publish(folder, result)
 
 
 def measure(result: dict, verified: list[dict], options, deadline: dict, keep, checkout: Path) -> dict:

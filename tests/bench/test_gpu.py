@@ -203,6 +203,45 @@ def test_a_piece_of_a_run_leaves_the_rest_as_it_was(tmp_path):
     assert again["not_measured"] == {} and len(again["rows"]) == 3
 
 
+def test_the_whole_run_and_a_piece(tmp_path, monkeypatch, capsys):
+    """Every part with what it needs of the others; the file has all that there is after each step."""
+    path = tmp_path / "x.json"
+    now = lambda: json.loads(path.read_text())  # noqa: E731
+    passed = gpu_tests.FileRun(Path("test_smear.py"), [gpu_tests.Outcome("t", "smear", "triton", "passed")], "finished")
+    row = {"op": "smear", "case": "d12", "backend": "triton", "ms": 1.0}
+
+    def run_tests(checkout, seconds, ops, done):
+        done([passed])
+        assert [entry["op"] for entry in now()["verified"]] == ["smear"] and 0 < seconds <= 60
+        return [passed]
+
+    def measure_ops(verified, deadline, ops, done):
+        assert verified == [{"op": "smear", "backend": "triton"}]
+        done({"roofline": {"bf16_tflops": 2.0, "copy_gbs": 3.0}, "rows": [row], "not_measured": {}})
+        assert now()["rows"] == [row]
+        return {"roofline": {"bf16_tflops": 2.0, "copy_gbs": 3.0}, "rows": [row], "not_measured": {"smear d24": "why"}}
+
+    def measure_steps(verified, rate, deadline, done):
+        assert rate["copy_gbs"] == 3.0
+        return {"rows": [row | {"op": "train_step"}], "not_measured": {"decode_step": "why"}}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "about_device", lambda _: {"device": "x", "architecture": "sm_90", "commit": "1"})
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "site-packages" / "bench" / "gpu.py"))
+    monkeypatch.setattr(gpu_tests, "run_tests", run_tests)
+    monkeypatch.setattr("pynanochat.bench.gpu_ops.measure", measure_ops)
+    monkeypatch.setattr("pynanochat.bench.gpu_steps.measure", measure_steps)
+    monkeypatch.setattr("pynanochat.bench.gpu_memcheck.run_memcheck", lambda *_: {"memcheck": "clean"})
+    gpu.main(["--output", str(tmp_path), "--minutes", "1"])
+    assert [row["op"] for row in now()["rows"]] == ["smear", "train_step"] and now()["memcheck"] == "clean"
+    assert set(now()["not_measured"]) == {"smear d24", "decode_step"}
+    assert "verified on sm_90: smear (triton)" in capsys.readouterr().out
+
+    monkeypatch.setattr(gpu_tests, "run_tests", None)
+    gpu.main(["--output", str(tmp_path), "--only", "steps"])
+    assert len(now()["rows"]) == 2 and now()["memcheck"] == "clean" and len(now()["verified"]) == 1
+
+
 def test_options():
     options = gpu.options_of(["--only", "tests,ops", "--ops", "smear", "--minutes", "2.5"])
     assert (options.only, options.ops, options.minutes) == (["tests", "ops"], ["smear"], 2.5)
