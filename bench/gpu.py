@@ -1,27 +1,42 @@
 """The one-command check of a GPU: tests, roofline and benchmarks in ten minutes, no network, one results file.
 
-    pynanochat bench gpu [--output FOLDER] [--minutes 10]
+    pynanochat bench gpu [--output FOLDER] [--minutes 10] [--only tests,ops,steps,memcheck] [--ops NAME,...]
 
 Run it from a checkout. It runs the tests marked gpu, measures what the card's matrix products and memory reach,
 benchmarks every op whose tests passed against eager torch and torch.compile, then whole steps of training and decoding,
 lets compute-sanitizer watch the CUDA ops where it is installed and time is left, and writes bench/results/DEVICE.json.
 From then on the backends listed there as `verified` are the default on this architecture (pynanochat/ops/backends.py).
 An op and a backend are verified where tests of them ran and every one of them passed.
+
+The file is written after every file of tests and every benchmark: what there is stays, whenever the run is ended.
+--only and --ops cut a run into pieces, where a card is lent for minutes: what a piece does not measure stays in the
+file, as far as it is of the same code.
 """
 
 import argparse
 import datetime
+import faulthandler
 import json
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 from pynanochat.bench import gpu_tests
 from pynanochat.errors import BackendError, UsageError
 
-TEST_SHARE = 0.6  # of the time, for the tests
-OPS_SHARE = 0.75  # by then the ops are measured; whole steps and the memory check get the rest
+PARTS = {"tests": 0.6, "ops": 0.75, "steps": 1.0, "memcheck": 1.0}  # by what share of the time each has to be done
+FIGURES = (
+    "tests",
+    "roofline",
+    "rows",
+    "not_measured",
+    "memcheck",
+    "racecheck",
+    "output",
+)  # of one commit, in a results file
+GRACE_SECONDS = 90  # after the time is up: what has not ended by then hangs
 
 
 def find_checkout() -> Path:
@@ -101,14 +116,6 @@ def write_results(folder: Path, result: dict) -> Path:
     return path
 
 
-def tuned_before(path: Path) -> dict:
-    """The tiles that `pynanochat bench tune` has put into a results file (see bench/gpu_tune.py)."""
-    try:
-        return json.loads(path.read_text()).get("tiles", {})
-    except (OSError, ValueError):
-        return {}
-
-
 def publish(folder: Path, result: dict) -> Path:
     """Write `result` to `folder` and where this installation looks for it; the path in `folder`."""
     path = write_results(folder, result)
@@ -123,18 +130,69 @@ def publish(folder: Path, result: dict) -> Path:
     return path
 
 
-def main(argv: list[str]) -> None:
-    """`pynanochat bench gpu`. Raises BackendError where there is no GPU."""
-    started = time.monotonic()
+def begun(folder: Path, device: dict, whole: bool) -> dict:
+    """The results to go on from: what the file of this `device` says so far, its figures only if they are of the same
+    commit and this run is not `whole`."""
+    try:
+        result = json.loads(results_file(folder, device["device"]).read_text())
+    except (OSError, ValueError):
+        return device
+    if whole or result.get("commit") != device["commit"]:
+        result = {key: value for key, value in result.items() if key not in FIGURES}
+    return result | device
+
+
+def tested(result: dict, runs: list) -> dict:
+    """`result` with what the tests have shown by now, each pair bound to the code it was shown of. What an earlier run
+    has shown of that code stays, of ops that were not tested again."""
+    from pynanochat.ops.fingerprints import fingerprint
+
+    now = {"verified": gpu_tests.verified_pairs(runs), "failed": gpu_tests.failed_pairs(runs)}
+    again = {run.op for run in runs if run.ended != "time"} | {o.op for run in runs for o in run.outcomes}
+    pairs = {}
+    for key, found in now.items():
+        found = [{**entry, "code": fingerprint(entry["op"], entry["backend"])} for entry in found]
+        pairs[key] = found + [
+            entry
+            for entry in result.get(key, [])
+            if entry["op"] not in again and entry["code"] == fingerprint(entry["op"], entry["backend"])
+        ]
+    return result | pairs | {"tests": gpu_tests.summary(runs)}
+
+
+def measured(result: dict, part: dict) -> dict:
+    """`result` with the rows of `part` in place of those of the same case, and its reasons in place of its ops'."""
+    cases = {(row["op"], row["case"]) for row in part["rows"]}
+    rows = [row for row in result.get("rows", []) if (row["op"], row["case"]) not in cases]
+    ops = {op for op, _ in cases} | {name.split()[0] for name in part["not_measured"]}
+    missing = {name: why for name, why in result.get("not_measured", {}).items() if name.split()[0] not in ops}
+    return result | part | {"rows": rows + part["rows"], "not_measured": missing | part["not_measured"]}
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def options_of(argv: list[str]):
     parser = argparse.ArgumentParser(prog="pynanochat bench gpu", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--output", type=Path, help="folder of the results file (default: bench/results of the checkout)"
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="stop measuring after so long (default 10)")
+    parser.add_argument("--only", type=names, default=list(PARTS), help=f"some of {','.join(PARTS)} (default all)")
+    parser.add_argument("--ops", type=names, help="tests and benchmarks of these ops only")
     options = parser.parse_args(argv)
-    import torch
+    unknown = [name for name in options.only if name not in PARTS]
+    if unknown:
+        raise UsageError(f"--only {unknown[0]}: not a part; use some of {', '.join(PARTS)}")
+    return options
 
-    from pynanochat.ops import backends
+
+def main(argv: list[str]) -> None:
+    """`pynanochat bench gpu`. Raises BackendError where there is no GPU."""
+    started = time.monotonic()
+    options = options_of(argv)
+    import torch
 
     if not torch.cuda.is_available():
         from pynanochat import _C
@@ -142,33 +200,60 @@ def main(argv: list[str]) -> None:
         reason = _C.cuda_available()[1] or f"torch {torch.__version__} was built without CUDA"
         raise BackendError(f"bench gpu: no GPU to check here ({reason}); run it on a machine with an NVIDIA GPU")
     checkout = find_checkout()
-    seconds = options.minutes * 60
-    runs = gpu_tests.run_tests(checkout, seconds * TEST_SHARE)
-    result = about_device(checkout)
-    result["verified"] = gpu_tests.verified_pairs(runs)
-    result["tests"] = gpu_tests.summary(runs)
-    folder = options.output or checkout / "bench" / "results"
-    result["tiles"] = tuned_before(results_file(folder, result["device"]))
-    publish(folder, result)  # what the tests found stays, should a benchmark break
+    faulthandler.dump_traceback_later(options.minutes * 60 + GRACE_SECONDS, exit=True, file=sys.__stderr__)
+    try:
+        conclude(*run(checkout, options, started))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
+
+def run(checkout: Path, options, started: float) -> tuple[dict, Path]:
+    """The results of what is asked for, and their file, which is written after every step."""
+    from pynanochat.ops import backends
+
+    seconds = options.minutes * 60
+    shares = PARTS if len(options.only) > 1 else dict.fromkeys(PARTS, 1.0)
+    deadline = {part: started + seconds * share for part, share in shares.items()}
+    folder = options.output or checkout / "bench" / "results"
+    result = begun(folder, about_device(checkout), whole=not options.ops and set(options.only) == set(PARTS))
+    if "tests" in options.only:
+        keep = lambda runs: publish(folder, tested(result, runs))  # noqa: E731
+        runs = gpu_tests.run_tests(checkout, deadline["tests"] - time.monotonic(), options.ops, keep)
+        result = tested(result, runs)
+        publish(folder, result)
+    backends.verified.cache_clear()  # whole steps run on what has just passed
+    verified = [{"op": op, "backend": backend} for op, backend in sorted(backends.current(result)["verified"])]
+    result = measure(result, verified, options, deadline, lambda result: publish(folder, result), checkout)
+    return result, publish(folder, result)
+
+
+def measure(result: dict, verified: list[dict], options, deadline: dict, keep, checkout: Path) -> dict:
+    """`result` with the parts that are asked for beyond the tests; `keep` is called with it after each step."""
     from pynanochat.bench import gpu_decode_step, gpu_memcheck, gpu_ops, gpu_steps
 
-    backends.verified.cache_clear()  # whole steps run on what has just passed
-    result |= gpu_ops.measure(result["verified"], deadline=started + seconds * OPS_SHARE)
-    for steps in (
-        gpu_decode_step.measure(result["verified"], deadline=started + seconds),
-        gpu_steps.measure(result["verified"], result["roofline"], deadline=started + seconds),
-    ):
-        result["rows"] += steps["rows"]
-        result["not_measured"] |= steps["not_measured"]
-    result |= gpu_memcheck.run_memcheck(checkout, started + seconds - time.monotonic())
-    path = publish(folder, result)
-    gpu_ops.show(result)
-    print(f"memory check of the CUDA ops: {result['memcheck']}")
-    passed = ", ".join(f"{v['op']} ({v['backend']})" for v in result["verified"]) or "nothing"
+    if "ops" in options.only:
+        part = gpu_ops.measure(verified, deadline["ops"], options.ops, lambda part: keep(measured(result, part)))
+        result = measured(result, part)
+    if "steps" in options.only:
+        rate = result.get("roofline") or gpu_ops.timing.roofline()
+        result = measured(result, gpu_decode_step.measure(verified, deadline["steps"])) | {"roofline": rate}
+        part = gpu_steps.measure(verified, rate, deadline["steps"], lambda part: keep(measured(result, part)))
+        result = measured(result, part)
+    if {"ops", "steps"} & set(options.only):
+        gpu_ops.show(result)
+    if "memcheck" in options.only:
+        result = result | gpu_memcheck.run_memcheck(checkout, deadline["memcheck"] - time.monotonic())
+        print(f"memory check of the CUDA ops: {result['memcheck']}; race check: {result['racecheck']}")
+    return result
+
+
+def conclude(result: dict, path: Path) -> None:
+    """Say what is verified. Raises BackendError where tests failed or did not finish."""
+    passed = ", ".join(f"{v['op']} ({v['backend']})" for v in result.get("verified", [])) or "nothing"
     print(f"verified on {result['architecture']}: {passed}\nwritten to {path}")
-    failed, unfinished = result["tests"]["failed"], result["tests"]["unfinished"]
-    if failed or unfinished:
+    tests = result.get("tests", {"failed": 0, "unfinished": []})
+    if tests["failed"] or tests["unfinished"]:
         raise BackendError(
-            f"bench gpu: {failed} tests failed and {len(unfinished)} files did not finish; see tests in {path}"
+            f"bench gpu: {tests['failed']} tests failed and {len(tests['unfinished'])} files did not finish; "
+            f"see tests in {path}"
         )

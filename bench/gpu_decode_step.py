@@ -5,7 +5,6 @@ rate at which memory is read: measured here on as many bytes as d24 has, far mor
 it.
 """
 
-import contextlib
 import time
 
 import torch
@@ -65,12 +64,9 @@ def measure(verified: list[dict], deadline: float) -> dict:
     """`rows` and `not_measured` (case: reason), as of gpu_ops.measure."""
     rows, missing = [], {}
     for name in CONFIGS:
-        if time.monotonic() + SECONDS > deadline:
-            missing[f"decode_one_row {name}"] = "the time was up"
-            continue
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):
-            rows += one_row(name, verified)
-            continue
-        missing[f"decode_one_row {name}"] = "out of memory"
-        torch.cuda.empty_cache()
+        found, reason = [], "the time was up"
+        if time.monotonic() + SECONDS <= deadline:
+            found, reason = gpu_timing.attempt(lambda name=name: one_row(name, verified))
+        rows += found
+        missing |= {f"decode_one_row {name}": reason} if reason else {}
     return {"rows": rows, "not_measured": missing}

@@ -83,24 +83,44 @@ BENCHMARKS = [
 BENCHMARKS += [(op, functools.partial(bench_products, op=op), cases) for op, (_, _, cases) in products.OPS.items()]
 
 
-def measure(verified: list[dict], deadline: float) -> dict:
-    """roofline, rows and `not_measured` (case: reason): what time or the card's memory did not allow."""
+def measure(verified: list[dict], deadline: float, ops=None, done=lambda result: None) -> dict:
+    """roofline, rows and `not_measured` (case: reason): what time or the card's memory did not allow.
+
+    Every op first, or those of `ops`, then once more with the peers of torch.compile, which take the most time. After
+    each case `done` is called with what there is by then.
+    """
     rate = timing.roofline()
-    rows, missing = [], {}
-    for op, bench, cases in BENCHMARKS:
+    rows, missing, again = {}, {}, []
+    wanted = [benchmark for benchmark in BENCHMARKS if ops is None or benchmark[0] in ops]
+    cases = [
+        (op, label, functools.partial(bench, case, label)) for op, bench, of in wanted for label, case in of.items()
+    ]
+
+    def result():
+        return {"roofline": rate, "rows": [row for part in rows.values() for row in part], "not_measured": missing}
+
+    def run(op, label, bench, name):
         kernels = contenders(op, verified)
-        for label, case in cases.items():
-            if not kernels:
-                missing[f"{op} {label}"] = "no backend of this op was verified"
-            elif time.monotonic() > deadline:
-                missing[f"{op} {label}"] = "the time was up"
+        if not kernels:
+            missing[name] = "no backend of this op was verified"
+        elif time.monotonic() > deadline:
+            missing[name] = "the time was up"
+        else:
+            found, reason = timing.attempt(lambda: bench(kernels, rate))
+            if reason:
+                missing[name] = reason
             else:
-                try:
-                    rows += bench(case, label, kernels, rate)
-                except torch.cuda.OutOfMemoryError:
-                    missing[f"{op} {label}"] = "out of memory"
-            torch.cuda.empty_cache()
-    return {"roofline": rate, "rows": rows, "not_measured": missing}
+                rows[op, label] = found
+        done(result())
+
+    for case in cases:
+        with timing.without_compiled() as left_out:
+            run(*case, f"{case[0]} {case[1]}")
+        if left_out and case[:2] in rows:
+            again.append(case)
+    for case in again:
+        run(*case, f"{case[0]} {case[1]} against torch.compile")
+    return result()
 
 
 def show(result: dict) -> None:

@@ -7,7 +7,6 @@ R rows behind CONTEXT others, without sampling; it must read all weights and the
 its bound is the copy rate.
 """
 
-import contextlib
 import functools
 import time
 
@@ -137,8 +136,8 @@ def cache_bytes(config, context: int) -> int:
     return tokens * 2 * config.n_kv_head * config.head_dim * 2
 
 
-def measure(verified: list[dict], rate: dict, deadline: float) -> dict:
-    """`rows` and `not_measured` (case: reason), as of gpu_ops.measure."""
+def measure(verified: list[dict], rate: dict, deadline: float, done=lambda result: None) -> dict:
+    """`rows` and `not_measured` (case: reason), as of gpu_ops.measure; `done` is called with them after each case."""
     graphs = any((v["op"], v["backend"]) == (GRAPHS, "cuda") for v in verified)
     cases = [(f"decode_step {r} rows", EAGER_SECONDS, lambda r=r: decode(r, graphs, rate)) for r in DECODE_ROWS]
     rows, missing = [], {} if graphs else {"decode_step as a graph": "graphs were not verified"}
@@ -149,14 +148,13 @@ def measure(verified: list[dict], rate: dict, deadline: float) -> dict:
         else:
             cases.append((label, seconds, functools.partial(train, *case, rate)))
     for label, seconds, run in cases:
-        torch.cuda.empty_cache()
         if time.monotonic() + seconds > deadline:
             missing[label] = "the time was up"
             continue
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):
-            rows += run()
-            continue
-        missing[label] = "out of memory"
+        found, reason = timing.attempt(run)
+        rows += found
+        missing |= {label: reason} if reason else {}
+        done({"rows": rows, "not_measured": missing})
     return {"rows": rows, "not_measured": missing}
 
 

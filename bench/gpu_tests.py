@@ -2,9 +2,10 @@
 
     runs = run_tests(checkout, seconds=360)
     verified_pairs(runs)          # [{op, backend, tests}]
+    failed_pairs(runs)            # [{op, backend}]
 
-Most of their time goes into compiling kernels, which the processes do side by side. A file that breaks off or is not
-done in time takes only its own op's verification away.
+Most of their time goes into compiling kernels, which the processes do side by side; the longest files are run in parts.
+A file or part that breaks off or is not done in time takes only its own op's verification away.
 """
 
 import os
@@ -15,11 +16,13 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 MOST_PROCESSES = 8  # each has a CUDA context of about half a gigabyte on the card
+PARTS = {"test_attention.py": 6, "test_attention_paged.py": 4, "test_muon_step.py": 2}  # of files that compile long
+FILE_SECONDS = 240  # for one file or part: a kernel that hangs must not hold a process until the end
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FileRun:
-    """The outcomes of one file of tests, and whether it came to its end."""
+    """The outcomes of one file of tests or a part of it."""
 
     path: Path
     outcomes: list[Outcome]
-    finished: bool
+    ended: str  # "finished", "broke off", or "time" where that was up, maybe before it began
+    part: str = "1/1"
+
+    @property
+    def finished(self) -> bool:
+        return self.ended == "finished"
+
+    @property
+    def name(self) -> str:
+        return self.path.name if self.part == "1/1" else f"{self.path.name} {self.part}"
 
     @property
     def op(self) -> str:
@@ -82,6 +94,18 @@ def verified_pairs(runs: list[FileRun]) -> list[dict]:
     return verified
 
 
+def failed_pairs(runs: list[FileRun]) -> list[dict]:
+    """[{op, backend}] of what failed a test or broke a file off. What was not done in time has not failed."""
+    from pynanochat.ops import backends
+
+    failed = {(o.op, o.backend) for run in runs for o in run.outcomes if o.result == "failed" and o.op and o.backend}
+    for run in runs:
+        if run.ended == "broke off" and run.op in backends.ops():
+            kinds = ("cuda",) if run.path.stem.endswith("_cuda") else ("triton", "cuda")
+            failed |= {(run.op, kind) for kind in kinds if kind in backends.implementations(run.op)}
+    return [{"op": op, "backend": backend} for op, backend in sorted(failed)]
+
+
 def summary(runs: list[FileRun]) -> dict:
     """Counts, the names of the tests that failed, and of the files that did not finish."""
     outcomes = [o for run in runs for o in run.outcomes]
@@ -89,7 +113,7 @@ def summary(runs: list[FileRun]) -> dict:
     return {
         **{result: counts[result] for result in ("passed", "failed", "skipped")},
         "failures": [o.test for o in outcomes if o.result == "failed"],
-        "unfinished": [run.path.name for run in runs if not run.finished],
+        "unfinished": [run.name for run in runs if not run.finished],
     }
 
 
@@ -103,33 +127,60 @@ def test_files(checkout: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.stat().st_size, reverse=True)
 
 
-def run_tests(checkout: Path, seconds: float) -> list[FileRun]:
-    """Run `pytest -m gpu` on every file that has such tests, at most `seconds` in all."""
+def run_tests(checkout: Path, seconds: float, ops=None, done=lambda runs: None) -> list[FileRun]:
+    """Run `pytest -m gpu` on every file that has such tests, or only those of `ops`; at most `seconds` in all.
+
+    After each, `done` is called with what is known by then; what has not ended yet counts as not done in time.
+    """
     deadline = time.monotonic() + seconds
     processes = max(2, min(MOST_PROCESSES, (os.cpu_count() or 1) // 2))
+    runs = [
+        FileRun(path, [], "time", f"{part + 1}/{PARTS.get(path.name, 1)}")
+        for path in test_files(checkout)
+        for part in range(PARTS.get(path.name, 1))
+    ]
+    runs = [run for run in runs if ops is None or run.op in ops]
     with ThreadPoolExecutor(processes) as pool:
-        return list(pool.map(lambda path: run_file(checkout, path, deadline), test_files(checkout)))
+        places = {pool.submit(run_file, checkout, run, deadline): at for at, run in enumerate(runs)}
+        for future in as_completed(places):
+            runs[places[future]] = future.result()
+            done(runs)
+    return runs
 
 
-def run_file(checkout: Path, path: Path, deadline: float) -> FileRun:
+def run_file(checkout: Path, run: FileRun, deadline: float) -> FileRun:
     """One file in a process of its own; says in a line what became of it, and what pytest said where it went wrong."""
     started = time.monotonic()
     environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "PYNANOCHAT_BACKEND")}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        left, said = max(0.0, deadline - started), ""
+        command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        if run.part != "1/1":
+            command += ["-p", "pynanochat.bench.part_of_tests"]
+            environment["PYNANOCHAT_PART"] = run.part
+        left = max(0.0, min(deadline - started, FILE_SECONDS))
+        code, said = run_limited([*command, str(run.path)], checkout, environment, left)
+        ended = "time" if code is None else "finished" if code in (0, 1, 5) else "broke off"  # 5: no test was selected
+        result = replace(run, outcomes=read_outcomes(report), ended=ended)
+    counts = Counter(o.result for o in result.outcomes)
+    words = ", ".join(f"{n} {what}" for what, n in counts.items()) or "no tests"
+    words = words if result.finished else "not finished" if code is None else f"not finished: it ended with {code}"
+    print(f"{result.name}: {words}, {time.monotonic() - started:.0f} s", flush=True)
+    if code != 0 and said:
+        print(said[-4000:], flush=True)
+    return result
+
+
+def run_limited(command, folder, environment, seconds: float) -> tuple[int | None, str]:
+    """The exit code, None where it took more than `seconds` and was ended, and what it printed. It prints to a file:
+    what it started may outlive it and would hold a pipe open."""
+    with tempfile.TemporaryFile() as output:
         try:
             run = subprocess.run(
-                [*command, str(path)], cwd=checkout, env=environment, timeout=left, capture_output=True, text=True
+                command, cwd=folder, env=environment, timeout=seconds, stdout=output, stderr=subprocess.STDOUT
             )
-            code, said = run.returncode, run.stdout[-3000:] + run.stderr[-1000:]
+            code = run.returncode
         except subprocess.TimeoutExpired:
             code = None
-        result = FileRun(path, read_outcomes(report), code in (0, 1, 5))  # passed, some failed, none selected
-    counts = Counter(o.result for o in result.outcomes)
-    ended = ", ".join(f"{n} {what}" for what, n in counts.items()) if result.finished else "not finished"
-    print(f"{path.name}: {ended or 'no tests'}, {time.monotonic() - started:.0f} s", flush=True)
-    if code != 0 and said:
-        print(said, flush=True)
-    return result
+        output.seek(0)
+        return code, output.read().decode(errors="replace")

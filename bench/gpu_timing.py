@@ -4,7 +4,9 @@ Times are of CUDA events around many calls, the functions taking turns, the medi
 of a bound measured in the same run: the copy rate where memory is the bound, the bf16 product rate where products are.
 """
 
+import contextlib
 import statistics
+from collections.abc import Callable
 
 import torch
 
@@ -24,8 +26,25 @@ def event_seconds(function, calls: int) -> float:
     return start.elapsed_time(end) / 1e3 / calls
 
 
+_left_out: list[list] = []
+
+
+@contextlib.contextmanager
+def without_compiled():
+    """Within, `interleave` leaves out the peers of torch.compile, which takes many seconds for each; gives the list of
+    what it left out."""
+    _left_out.append([])
+    try:
+        yield _left_out[-1]
+    finally:
+        _left_out.pop()
+
+
 def interleave(functions: dict, rounds: int = 7, round_seconds: float = 0.05) -> dict[str, float]:
     """name -> median seconds of a call, the functions taking turns. The first calls (compilation) are not counted."""
+    if _left_out and "compiled" in functions:
+        functions = {name: function for name, function in functions.items() if name != "compiled"}
+        _left_out[-1].append("compiled")
     calls = {}
     for name, function in functions.items():
         function()
@@ -74,3 +93,15 @@ def rows_of(
         for backend, seconds in times.items()
         if backend not in peers
     ]
+
+
+def attempt(run: Callable[[], list[dict]]) -> tuple[list[dict], str]:
+    """The rows that `run` gives and "", or no rows and the reason: what breaks must not take others' figures away."""
+    try:
+        return run(), ""
+    except torch.cuda.OutOfMemoryError:
+        return [], "out of memory"
+    except Exception as error:
+        return [], " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    finally:
+        torch.cuda.empty_cache()

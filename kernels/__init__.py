@@ -16,6 +16,8 @@ def interpreted() -> bool:
 
 MISROUNDED = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)  # by the interpreter, which truncates
 
+LARGE_SHARED = (90, 100, 103)  # architectures where a block has 227 KiB of shared memory; 86, 89 and 120 have 99
+
 
 @functools.cache
 def architecture(device: torch.device) -> int:

@@ -328,7 +328,7 @@ SINGLE = {  # fp32 on any card
 def tiles(kernel: str, D: int, dtype: torch.dtype, device) -> dict:
     """The constants of a kernel: forward, dkdv or dq."""
     head = max(16, triton.next_power_of_2(D))
-    wide = kernels.architecture(device) in (90, 100, 103)
+    wide = kernels.architecture(device) in kernels.LARGE_SHARED
     table = SINGLE if dtype == torch.float32 else WIDE if wide else NARROW
     candidates = table[kernel][0 if head <= 64 else 1 if head <= 128 else 2]
     names = ("QUERIES", "KEYS", "num_warps", "num_stages")

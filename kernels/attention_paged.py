@@ -155,7 +155,7 @@ def tiles(dtype, dim: int, pairs: int, device) -> dict:
 
     The first of each is the largest that spills no register. A load through a table takes two stages each time ahead.
     """
-    hopper = kernels.architecture(device) >= 90
+    large = kernels.architecture(device) in kernels.LARGE_SHARED
     if dtype == torch.float32:
         return _tile(16, 32 if dim <= 128 else 16, 8, 3 if dim <= 128 else 2)
     if pairs <= 16:
@@ -163,7 +163,7 @@ def tiles(dtype, dim: int, pairs: int, device) -> dict:
         others = ((32, 4, 5), (128, 4, 3), (64, 8, 4)) if dim <= 128 else ((32, 8, 5),)
     elif dim > 128:
         size, first, others = 64, (32, 8, 3), ((32, 4, 3),)
-    elif pairs <= 64 or (dim > 64 and not hopper):
+    elif pairs <= 64 or (dim > 64 and not large):
         size, first, others = 64, (64 if dim <= 64 else 32, 4, 3), ((64, 8, 3), (32, 4, 5))
     else:
         size, first, others = 128, (64, 8, 3), ((32, 8, 3), (64, 4, 3), (128, 8, 3))

@@ -107,10 +107,17 @@ def look_at_results(findings: Findings) -> None:
             f"{str(file.get('commit', 'unknown'))[:12]}: {len(result['verified'])} verified, "
             f"{tests.get('failed', 0)} tests failed",
         )
-        if result["architecture"] == here and (tests.get("failed") or not tests.get("finished", True)):
+        if result["architecture"] == here and (tests.get("failed") or tests.get("unfinished")):
             findings.problem(
-                f"the tests on {device} did not all pass: {', '.join(tests.get('failures', [])[:3]) or 'broken off'}",
+                f"the tests on {device} did not all pass: "
+                + ", ".join([*tests.get("failures", []), *tests.get("unfinished", [])][:3]),
                 "what failed is not used; run `pynanochat bench gpu` again once it is mended",
+            )
+        if result["architecture"] == here and result["stale"]:
+            stale = ", ".join(f"{op} ({backend})" for op, backend in sorted(result["stale"]))
+            findings.problem(
+                f"changed since it was verified on {device}, so it is not used: {stale}",
+                "run `pynanochat bench gpu` again",
             )
     if here is not None:
         left = unverified(backends.verified(here))

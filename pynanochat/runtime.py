@@ -1,4 +1,4 @@
-"""Where a run computes: device, compute dtype, ranks, seeds.
+"""Where a run computes: device, compute dtype, ranks, seeds, memory in use.
 
 Nothing here imports torch at module level; the first call that needs it does.
 """
@@ -208,3 +208,30 @@ def gemm_rate(device, dtype, size: int = 1024, seconds: float = 0.3) -> float:
         wait()
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
+
+
+def current_memory(device) -> int:
+    """Bytes in use: on the GPU what torch has allocated, else this process's resident size."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+    except OSError:
+        return peak_memory(device)
+
+
+def peak_memory(device) -> int:
+    """The most bytes that were in use."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -65,10 +65,11 @@ def test_table_in_a_terminal(capsys):
     assert "rms_norm" in said and "torch" in said
 
 
-def result(architecture="sm_90", failed=0, **fields):
-    tests = {"finished": True, "failed": failed, "failures": ["tests.kernels::test_x"] * failed}
+def result(architecture="sm_90", failed=0, stale=frozenset(), **fields):
+    tests = {"failed": failed, "failures": ["tests.kernels::test_x"] * failed, "unfinished": []}
     file = {"device": "NVIDIA H100", "date": "2026-01-02 03:04 UTC", "commit": "abc" * 12, "tests": tests} | fields
-    return {"architecture": architecture, "verified": {("rotary_qk_norm", "triton")}, "file": file}
+    said = {"verified": {("rotary_qk_norm", "triton")}, "failed": set(), "stale": stale}
+    return {"architecture": architecture, **said, "file": file}
 
 
 @pytest.fixture
@@ -103,4 +104,11 @@ def test_tests_that_failed_on_this_gpu_are_a_problem(on_an_h100):
     ((what, remedy),) = on_an_h100(result(failed=2)).problems
     assert "NVIDIA H100" in what and "test_x" in what and "bench gpu" in remedy
     assert on_an_h100(result("sm_80", failed=2)).problems == []
-    assert on_an_h100(result(tests={"finished": False})).problems
+    ((what, _),) = on_an_h100(result(tests={"unfinished": ["test_y.py"]})).problems
+    assert "test_y.py" in what
+
+
+def test_what_has_changed_since_it_was_verified_is_a_problem(on_an_h100):
+    ((what, remedy),) = on_an_h100(result(stale={("smear", "triton")})).problems
+    assert "smear (triton)" in what and "changed" in what and "bench gpu" in remedy
+    assert on_an_h100(result("sm_80", stale={("smear", "triton")})).problems == []

@@ -28,6 +28,16 @@ void bind_cuda(py::module_& module) {
 #endif
         },
         "the architectures compiled in, as CMake names them, parted by commas; '' without CUDA");
+    module.def(
+        "cuda_code",
+        []() -> std::string {
+#ifdef PYNANOCHAT_CUDA_CODE
+            return PYNANOCHAT_CUDA_CODE;
+#else
+            return "";
+#endif
+        },
+        "the files of csrc/cuda that were compiled, \"FILE HASH INCLUDED...|\" each; '' without CUDA");
 #ifdef PYNANOCHAT_CUDA_BUILT
     py::register_exception<cuda::CudaError>(module, "CudaError", PyExc_RuntimeError);
 #endif

@@ -35,22 +35,10 @@ def adamw_step_fused(params, grads, exp_avgs, exp_avg_sqs, *, step, **rates):
     torch._fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, [], steps, amsgrad=False, maximize=False, **rates)
 
 
-def adamw_step_triton(params, grads, exp_avgs, exp_avg_sqs, **settings):
-    one_launch = adamw_step_gpu.takes(params, grads, exp_avgs, exp_avg_sqs)
-    step_all = adamw_step_gpu.step_triton if one_launch else adamw_step_reference
-    step_all(params, grads, exp_avgs, exp_avg_sqs, **settings)
-
-
-def adamw_step_cuda(params, grads, exp_avgs, exp_avg_sqs, **settings):
-    one_launch = adamw_step_gpu.takes(params, grads, exp_avgs, exp_avg_sqs)
-    step_all = adamw_step_gpu.step_cuda if one_launch else adamw_step_fused
-    step_all(params, grads, exp_avgs, exp_avg_sqs, **settings)
-
-
 implement("adamw_step", "reference", adamw_step_reference)
 implement("adamw_step", "cpu", adamw_step_fused)
-implement("adamw_step", "triton", adamw_step_triton)
-implement("adamw_step", "cuda", adamw_step_cuda)
+implement("adamw_step", "triton", adamw_step_gpu.step_triton, takes=adamw_step_gpu.takes)
+implement("adamw_step", "cuda", adamw_step_gpu.step_cuda, takes=adamw_step_gpu.takes)
 
 
 @torch.no_grad()
@@ -90,12 +78,10 @@ def adamw_step(
                 f"adamw_step: param {tuple(p.shape)} {p.dtype}, grad {tuple(g.shape)} {g.dtype} and moments "
                 f"{tuple(m.shape)} {m.dtype} must agree in shape and dtype (a gradient may be narrower)"
             )
-    step_all = pick("adamw_step", param[0])
+    tensors = (list(param), list(grad), list(exp_avg), list(exp_avg_sq))
+    step_all = pick("adamw_step", param[0], tensors)
     step_all(
-        list(param),
-        list(grad),
-        list(exp_avg),
-        list(exp_avg_sq),
+        *tensors,
         step=step,
         lr=lr,
         beta1=beta1,

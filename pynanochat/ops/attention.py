@@ -66,18 +66,18 @@ def backward_cpu(dout, q, k, v, out, lse, window):
 
 implement("attention", "cpu", types.SimpleNamespace(forward=forward_cpu, backward=backward_cpu))
 implement("attention", "triton", attention_gpu.triton)
-implement("attention", "cuda", attention_gpu.cuda)
+implement("attention", "cuda", attention_gpu.cuda, takes=attention_gpu.takes_cuda)
 
 
 # --- registration ---
 
 
 def _run(q, k, v, window):
-    return pick("attention", q).forward(q, k, v, window)
+    return pick("attention", q, (q, k, v, window)).forward(q, k, v, window)
 
 
 def _run_backward(dout, q, k, v, out, lse, window):
-    return pick("attention", q).backward(dout, q, k, v, out, lse, window)
+    return pick("attention", q, (q, k, v, window)).backward(dout, q, k, v, out, lse, window)
 
 
 def _setup_context(ctx, inputs, output):
@@ -126,6 +126,6 @@ def attention(q, k, v, window: int = -1):
 
     Raises ValueError where the backend in use does not take the dtypes or shapes.
     """
-    if choose("attention", q) == "reference":
+    if choose("attention", q, (q, k, v, window)) == "reference":
         return attention_reference(q, k, v, window)
     return (_op if torch.compiler.is_compiling() else _Eager.apply)(q, k, v, window)[0]

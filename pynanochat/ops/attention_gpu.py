@@ -10,7 +10,7 @@ from pynanochat.ops.gpu import cuda_stream, triton_twin
 triton = triton_twin("attention", "forward", "backward")
 
 
-def takes_cuda(q):
+def takes_cuda(q, k, v, window):
     """The kernels are made for the tensor cores' dtypes and two head dims; without elements there is nothing to do."""
     return q.numel() == 0 or (q.dtype in (torch.bfloat16, torch.float16) and q.size(-1) in (64, 128))
 
@@ -52,4 +52,4 @@ def backward_cuda(dout, q, k, v, out, lse, window, deterministic=None):
     return dq, dk, dv
 
 
-cuda = types.SimpleNamespace(forward=forward_cuda, backward=backward_cuda, takes=takes_cuda)
+cuda = types.SimpleNamespace(forward=forward_cuda, backward=backward_cuda)

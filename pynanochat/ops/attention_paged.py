@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from pynanochat import _C
 from pynanochat.ops import attention_paged_gpu
-from pynanochat.ops.backends import implement, pick, usable
+from pynanochat.ops.backends import implement, pick
 from pynanochat.ops.register import define
 
 FEW_QUERIES = 24  # of a row: with more, gathering its keys costs less than what the products gain
@@ -92,28 +92,15 @@ def attention_paged_cpu(q, k_pages, v_pages, tables, starts, lengths, longest, w
 
 implement("attention_paged", "cpu", attention_paged_cpu)
 implement("attention_paged", "triton", attention_paged_gpu.triton)
-
-
-# --- cuda ---
-
-
-def attention_paged_cuda(q, k_pages, v_pages, tables, starts, lengths, longest, window):
-    """The kernel for rows of one query each; rows of more, as a prompt has, go to the Triton twin where it is verified,
-    else to the reference."""
-    if attention_paged_gpu.cuda_takes(q, k_pages, v_pages, longest):
-        return attention_paged_gpu.step_cuda(q, k_pages, v_pages, tables, starts, lengths, window)
-    other = attention_paged_gpu.triton if usable("attention_paged", "triton", q) else attention_paged_reference
-    return other(q, k_pages, v_pages, tables, starts, lengths, longest, window)
-
-
-implement("attention_paged", "cuda", attention_paged_cuda)
+implement("attention_paged", "cuda", attention_paged_gpu.cuda, takes=attention_paged_gpu.takes_cuda)
 
 
 # --- registration ---
 
 
 def _run(q, k_pages, v_pages, tables, starts, lengths, longest, window):
-    return pick("attention_paged", q)(q, k_pages, v_pages, tables, starts, lengths, longest, window)
+    call = (q, k_pages, v_pages, tables, starts, lengths, longest, window)
+    return pick("attention_paged", q, call)(*call)
 
 
 _op = define(

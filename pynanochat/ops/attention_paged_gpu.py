@@ -54,10 +54,10 @@ def _require(condition, message):
         raise ValueError(message)
 
 
-def cuda_takes(q, k_pages, v_pages, longest) -> bool:
-    """Whether the kernel takes these: one query a row, heads dense and of at most 256 channels."""
+def takes_cuda(q, k_pages, v_pages, tables, starts, lengths, longest, window) -> bool:
+    """One query a row at most, heads dense and of at most 256 channels; a prompt goes to another backend."""
     dense = k_pages.stride(-1) == v_pages.stride(-1) == 1
-    return longest == 1 and dense and q.size(-1) <= 256 and q.dtype in DTYPES
+    return longest == 1 and dense and q.size(-1) <= LARGEST_HEAD and q.dtype in DTYPES
 
 
 @functools.cache
@@ -65,8 +65,9 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def step_cuda(q, k_pages, v_pages, tables, starts, lengths, window):
-    """What `cuda_takes`. Never waits for the GPU: the splits follow from the table's size, not from the lengths."""
+def cuda(q, k_pages, v_pages, tables, starts, lengths, longest, window):
+    """What `takes_cuda`. Never waits for the GPU: the splits follow from the table's size, not from the lengths."""
+    _require(longest == 1, f"a row has {longest} queries; the cuda backend takes rows of one")
     rows, heads, size = tables.size(0), q.size(1), q.size(2)
     tokens = tables.size(1) * k_pages.size(1)
     if window >= 0:

@@ -1,16 +1,18 @@
 """Which implementation of an op runs: `reference`, `cpu`, `triton` or `cuda`.
 
 Every op file registers what it has with `implement(op, backend, function)`; the op's public function calls
-`pick(op, tensor)`. The order of preference is
+`pick(op, tensor, arguments)`. The order of preference is
 
     CPU tensors    cpu, reference
     CUDA tensors   cuda, triton, reference, where cuda and triton count only once verified on this architecture, and
-                   only for tensors that their function `takes`, if they have one, accepts
+                   only for calls that they take
 
-`PYNANOCHAT_BACKEND=NAME` forces one for every op that has it (the others use their reference). "Verified" means that a
-results file in bench/results (written by `pynanochat bench gpu`) lists op and backend as passed on this architecture.
-A GPU backend that takes only some dtypes or sizes has a function `takes(tensor)`; the next in order does the others.
-A forced backend that cannot run here (no GPU, not built) is a BackendError at the call, never a silent other one.
+A GPU backend that is made for some calls only says so by `implement(..., takes=function)`: takes(*arguments) of a call
+is True or False, and the next in order does the others. What the arguments are, the op's file defines.
+`PYNANOCHAT_BACKEND=NAME` forces one for every op that has it; other ops, and calls that it does not take, use their
+reference. "Verified" means that a results file in bench/results (written by `pynanochat bench gpu`) lists op and
+backend as passed on this architecture with the code that is installed, and none lists them as failed. A forced backend
+that cannot run here (no GPU, not built) is a BackendError at the call, never a silent other one.
 """
 
 import functools
@@ -23,16 +25,21 @@ import torch
 
 from pynanochat import _C
 from pynanochat.errors import BackendError
+from pynanochat.ops.fingerprints import fingerprint
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 
 _implementations: dict[str, dict[str, object]] = {}
+_takes: dict[tuple[str, str], object] = {}
 
 
-def implement(op: str, backend: str, implementation) -> None:
-    """Register `implementation` (a function, or a namespace of functions) of `op` for `backend`."""
+def implement(op: str, backend: str, implementation, takes=None) -> None:
+    """Register `implementation` (a function, or a namespace of functions) of `op` for `backend`, and what calls a GPU
+    backend `takes` if not all."""
     assert backend in BACKENDS, backend
     _implementations.setdefault(op, {})[backend] = implementation
+    if takes is not None:
+        _takes[op, backend] = takes
 
 
 def implementations(op: str) -> dict[str, object]:
@@ -55,16 +62,24 @@ def forced() -> str | None:
 
 @functools.cache
 def verified(architecture: str) -> frozenset[tuple[str, str]]:
-    """The (op, backend) pairs that passed on GPU `architecture` ("sm_90"), from bench/results/*.json."""
-    passed = set()
-    for result in results():
-        if result["architecture"] == architecture:
-            passed |= result["verified"]
-    return frozenset(passed)
+    """The (op, backend) pairs that passed on GPU `architecture` ("sm_90") and failed on none of its cards, from
+    bench/results/*.json."""
+    here = [result for result in results() if result["architecture"] == architecture]
+    passed, failed = (set().union(*(result[key] for result in here)) for key in ("verified", "failed"))
+    return frozenset(passed - failed)
 
 
 def results() -> list[dict]:
-    """The results files, {"architecture", "verified": {(op, backend), ...}, "file": its whole content} of each."""
+    """What the newest results file of each device says: {"architecture", "verified", "failed", "stale", "file"}, sets
+    of (op, backend) and its whole content. What has changed since the file was written is stale: it counts as neither.
+    """
+    newest = {}
+    for result in sorted(result_files(), key=lambda result: str(result["file"].get("date"))):
+        newest[result["file"].get("device")] = result
+    return list(newest.values())
+
+
+def result_files() -> list[dict]:
     found = []
     try:
         folder = importlib.resources.files("pynanochat.bench") / "results"
@@ -74,11 +89,23 @@ def results() -> list[dict]:
     for file in files:
         try:
             result = json.loads(file.read_text())
-            passed = {(entry["op"], entry["backend"]) for entry in result["verified"]}
-            found.append({"architecture": result["architecture"], "verified": passed, "file": result})
-        except (OSError, ValueError, KeyError, TypeError):
+            found.append({"architecture": result["architecture"], **current(result), "file": result})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # a damaged file verifies nothing
     return found
+
+
+def current(result: dict) -> dict[str, set]:
+    """The pairs of a results file that are "verified", "failed", or verified once and now "stale"."""
+    pairs = {"verified": set(), "failed": set(), "stale": set()}
+    for key in ("verified", "failed"):
+        for entry in result.get(key, []):
+            pair = entry["op"], entry["backend"]
+            if entry.get("code") == fingerprint(*pair):
+                pairs[key].add(pair)
+            elif key == "verified":
+                pairs["stale"].add(pair)
+    return pairs
 
 
 @functools.cache
@@ -101,33 +128,31 @@ def _passed(op: str, backend: str, device_index: int) -> bool:
     return (op, backend) in verified(architecture(device_index)) and not missing(backend)
 
 
-def usable(op: str, backend: str, tensor) -> bool:
-    """Whether `backend` of `op` is verified on the tensor's GPU and can run here."""
-    return tensor.device.type == "cuda" and _passed(op, backend, tensor.device.index or 0)
+def takes(op: str, backend: str, arguments) -> bool:
+    """Whether `backend` of `op` is for a call with `arguments`; None, where there is no call yet, counts as taken."""
+    asked = _takes.get((op, backend))
+    return asked is None or arguments is None or asked(*arguments)
 
 
-def takes(implementation, tensor) -> bool:
-    """Whether `implementation` is for such a tensor: for all but those that its function `takes`, if any, refuses."""
-    return getattr(implementation, "takes", lambda tensor: True)(tensor)
-
-
-def choose(op: str, tensor) -> str:
-    """The backend that `op` uses for `tensor`: by its device, and the reference for float64, which no kernel takes."""
+def choose(op: str, tensor, arguments=None) -> str:
+    """The backend of `op` for a call with `arguments`, one of whose tensors is `tensor`: by its device, and the
+    reference for float64, which no kernel takes."""
     have = _implementations[op]
     device = tensor.device
     if tensor.dtype == torch.float64:
         return "reference"
     wanted = forced()
     if wanted is not None:
-        return wanted if wanted in have else "reference"
+        fits = wanted in have and (device.type != "cuda" or takes(op, wanted, arguments))
+        return wanted if fits else "reference"
     if device.type == "cuda":
         for backend in ("cuda", "triton"):
-            if backend in have and usable(op, backend, tensor) and takes(have[backend], tensor):
+            if backend in have and _passed(op, backend, device.index or 0) and takes(op, backend, arguments):
                 return backend
         return "reference"
     return "cpu" if device.type == "cpu" and "cpu" in have else "reference"
 
 
-def pick(op: str, tensor):
-    """The implementation of `op` for `tensor`."""
-    return _implementations[op][choose(op, tensor)]
+def pick(op: str, tensor, arguments=None):
+    """The implementation of `op` for a call, as `choose` says."""
+    return _implementations[op][choose(op, tensor, arguments)]

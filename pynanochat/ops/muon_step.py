@@ -167,11 +167,7 @@ def muon_step_triton(
 
 def muon_step_cuda(*stacks, **settings):
     """The matrix iteration by our kernels, all around it by torch's."""
-    muon_step_reference(*stacks, **settings, iterate=iterate_cuda)
-
-
-def iterate_cuda(x, coefficients, dtype):
-    return (muon_step_gpu.iterate_cuda if muon_step_gpu.cuda_takes(x, dtype) else iterate)(x, coefficients, dtype)
+    muon_step_reference(*stacks, **settings, iterate=muon_step_gpu.iterate_cuda)
 
 
 def shape_factor(shape) -> float:
@@ -182,7 +178,7 @@ def shape_factor(shape) -> float:
 implement("muon_step", "reference", muon_step_reference)
 implement("muon_step", "cpu", muon_step_cpu)
 implement("muon_step", "triton", muon_step_triton)
-implement("muon_step", "cuda", muon_step_cuda)
+implement("muon_step", "cuda", muon_step_cuda, takes=muon_step_gpu.takes_cuda)
 
 
 @functools.cache
@@ -238,7 +234,8 @@ def muon_step(
     agree.
     """
     verify(params, grads, momentum_buffer, second_moment, recipe, ns_steps)
-    step = pick("muon_step", momentum_buffer)
+    ns_dtype = ns_dtype or default_ns_dtype(momentum_buffer.device)
+    step = pick("muon_step", momentum_buffer, (momentum_buffer, ns_dtype))
     step(
         list(params),
         list(grads),
@@ -250,5 +247,5 @@ def muon_step(
         weight_decay=weight_decay,
         recipe=recipe,
         ns_steps=ns_steps,
-        ns_dtype=ns_dtype or default_ns_dtype(momentum_buffer.device),
+        ns_dtype=ns_dtype,
     )

@@ -32,8 +32,8 @@ def alike(matrices):
     return matrices if len({m.stride() for m in matrices}) == 1 else [m.contiguous() for m in matrices]
 
 
-def cuda_takes(x, dtype) -> bool:
-    return dtype in (torch.bfloat16, torch.float16) and max(x.shape[1:]) <= LARGEST
+def takes_cuda(momentum_buffer, ns_dtype) -> bool:
+    return ns_dtype in (torch.bfloat16, torch.float16) and max(momentum_buffer.shape[1:]) <= LARGEST
 
 
 def iterate_cuda(x, coefficients, dtype):

@@ -15,9 +15,7 @@ after it are dropped, so that the file too is that of an uninterrupted run.
 import contextlib
 import json
 import math
-import resource
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from pynanochat import checkpoint, settings
 from pynanochat.errors import CheckpointError, Interrupted, TrainingError
 from pynanochat.model import lora
 from pynanochat.ops.casts import casts_kept
-from pynanochat.runtime import Ranks
+from pynanochat.runtime import Ranks, current_memory, peak_memory
 from pynanochat.stages.pieces import pieces_of, tokens_of
 from pynanochat.stages.progress import Display, duration
 
@@ -468,22 +466,3 @@ def truncate_metrics(path: Path, step: int) -> None:
     temporary = path.with_name(path.name + ".writing")
     temporary.write_text("".join(kept))
     temporary.replace(path)
-
-
-def current_memory(device) -> int:
-    """Bytes in use: on the GPU what torch has allocated, else this process's resident size."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
-    except OSError:
-        return peak_memory(device)
-
-
-def peak_memory(device) -> int:
-    """The most bytes that were in use."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

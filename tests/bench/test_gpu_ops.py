@@ -66,6 +66,29 @@ def test_what_was_not_measured_is_said(on_cpu):
     assert set(nothing["not_measured"].values()) == {"no backend of this op was verified"}
 
 
+def test_what_torch_compile_made_comes_last_and_a_broken_op_breaks_nothing_else(on_cpu, monkeypatch):
+    """And what there is by then is handed on after each case."""
+
+    def bench(case, label, kernels, rate):
+        times = gpu_timing.interleave({"cpu": lambda: None, "eager": lambda: None, "compiled": lambda: None}, rounds=1)
+        if case == "broken":
+            raise RuntimeError("no such kernel")
+        return [{"op": label, "timed": sorted(times)}]
+
+    monkeypatch.setattr(
+        gpu_ops, "BENCHMARKS", [("muon_step", bench, {"a": "", "b": "broken"}), ("smear", bench, {"c": ""})]
+    )
+    seen = []
+    verified = [{"op": "muon_step", "backend": "cpu"}, {"op": "smear", "backend": "reference"}]
+    result = gpu_ops.measure(
+        verified, time.monotonic() + 60, done=lambda result: seen.append([len(r["timed"]) for r in result["rows"]])
+    )
+    assert seen == [[2], [2], [2, 2], [3, 2], [3, 3]]
+    assert result["not_measured"] == {"muon_step b": "RuntimeError: no such kernel"}
+    (row,) = gpu_ops.measure(verified, time.monotonic() + 60, ops=["smear"])["rows"]
+    assert row == {"op": "c", "timed": ["compiled", "cpu", "eager"]}
+
+
 def test_roofline_sizes(monkeypatch):
     monkeypatch.setattr(gpu_timing, "DEVICE", "cpu")
     monkeypatch.setattr(

@@ -104,7 +104,10 @@ def test_the_results_file_keeps_the_rest_of_what_it_says(card):
     assert json.loads(path.read_text()) == {
         "device": "Toy GPU", "verified": [1], "tiles": {"older": {"ROWS": 8}, "kernel": {"ROWS": 128}},
     }  # fmt: skip
-    assert gpu_tune.gpu.tuned_before(path) == {"older": {"ROWS": 8}, "kernel": {"ROWS": 128}}
+    assert gpu_tune.gpu.begun(card, {"device": "Toy GPU", "commit": "now"}, whole=True)["tiles"] == {
+        "older": {"ROWS": 8},
+        "kernel": {"ROWS": 128},
+    }
 
 
 def test_without_a_results_file_it_says_what_to_do(card):

@@ -1,19 +1,21 @@
-"""adamw_step on its GPU backends: lists of tensors, in place."""
+"""adamw_step on its GPU backends: lists of tensors of any size, in place."""
 
 import pytest
 import torch
 
 from pynanochat.ops import adamw_step_gpu
 from pynanochat.ops.adamw_step import adamw_step, adamw_step_reference
+from pynanochat.ops.backends import implementations
+from tests.kernels.on_gpu import test_a_hundred_times, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "adamw_step"
 SETTINGS = {"lr": 0.03, "beta1": 0.8, "beta2": 0.95, "eps": 1e-10, "weight_decay": 0.1}
 SHAPES = {
     "scalars": [(), (1,), ()],
-    "odd": [(7, 13), (1,), (3, 5, 2), (2048,), (2049,), (2047,), (5000,)],
-    "whole blocks": [(4, 1024), (2048,)],
-    "with an empty one": [(3,), (0, 5), (4,)],
-    "many": [(n,) for n in range(1, 24)],
+    "odd": [(7, 13), (1,), (3, 5, 2), (5000,)],
+    "parts of blocks": [(2047,), (2048,), (2049,), (4095,), (4096,), (3, 2731)],
+    "nothing between": [(0,), (5,), (0, 3), (4100,), (2, 0)],
+    "more than one table": [(i % 7,) for i in range(90)],
 }
 NAMES = ("param", "exp_avg", "exp_avg_sq")
 
@@ -48,6 +50,15 @@ def check(no_worse, four, step=3):
     assert all(map(torch.equal, four[1], grads)), "a gradient was written to"
 
 
+def example(backend, device):
+    def step(*tensors):
+        four = [[t.clone() for t in tensors[i::4]] for i in range(4)]
+        implementations(OP)[backend](*four, step=3, **SETTINGS)
+        return four
+
+    return step, [t for one in zip(*inputs([(100_000,), (13,)], device), strict=True) for t in one]
+
+
 @pytest.mark.parametrize("gradient", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
 def test_shapes_and_dtypes(backend, device, no_worse, shapes, gradient):
@@ -55,17 +66,11 @@ def test_shapes_and_dtypes(backend, device, no_worse, shapes, gradient):
 
 
 def test_addresses_that_no_vector_load_takes(backend, device, no_worse):
-    four = inputs([(2100,), (50,)], device)
-    off = [[torch.cat([t.new_zeros(1), t])[1:] for t in tensors] for tensors in four]
-    check(no_worse, off)
-
-
-def test_layouts_of_its_own(backend, device, no_worse):
-    """Transposed and strided tensors, which one launch cannot do."""
-    four = inputs([(6, 10)], device)
-    four[1][0] = four[1][0].T.contiguous().T
-    four[2][0] = torch.stack([four[2][0]] * 2, dim=-1)[..., 0]
-    check(no_worse, four)
+    """Tensors that begin off 16 bytes, each of the four alone."""
+    for off in range(4):
+        four = inputs([(5000,), (7,)], device)
+        four[off][:] = [torch.cat([t.new_zeros(1), t])[1:] for t in four[off]]
+        check(no_worse, four)
 
 
 def test_several_steps_with_moving_gradients(backend, device, no_worse):
@@ -96,10 +101,33 @@ def test_extreme_gradients(backend, device, no_worse):
         check(no_worse, scaled)
 
 
+def test_the_first_step_of_zero_moments(backend, device):
+    """It goes as far whatever the gradient's size; without a gradient it only decays."""
+    params, grads, *_ = inputs([(100,)], device)
+    for grad, moved in ((grads[0], grads[0].sign()), (torch.zeros(100, device=device), 0)):
+        param, zeros = params[0].clone(), [torch.zeros(100, device=device) for _ in range(2)]
+        adamw_step(param, grad, *zeros, step=1, **SETTINGS)
+        torch.testing.assert_close(param, params[0] * (1 - 0.03 * 0.1) - 0.03 * moved, rtol=1e-5, atol=1e-6)
+
+
 def test_rates_are_those_of_the_formula():
     values = adamw_step_gpu.rate_values(step=2, **SETTINGS)
     expected = [1 - 0.003, 0.2, 0.95, 0.05, 1 / (1 - 0.95**2), 1e-10, 0.03 / (1 - 0.8**2)]
     assert values == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.gpu
+def test_lists_that_one_launch_cannot_do(backend, device, no_worse):
+    """A transposed gradient, a strided moment, gradients of two dtypes: the reference does them, also where forced."""
+    four = inputs([(6, 10), (33,)], device)
+    four[1][0] = four[1][0].T.contiguous().T
+    check(no_worse, four)
+    four = inputs([(6, 10), (33,)], device)
+    four[2][0] = torch.stack([four[2][0]] * 2, dim=-1)[..., 0]
+    check(no_worse, four)
+    four = inputs([(6, 10), (33,)], device)
+    four[1][1] = four[1][1].bfloat16()
+    check(no_worse, four)
 
 
 @pytest.mark.gpu
@@ -123,10 +151,10 @@ def test_in_a_cuda_graph(no_worse):
 
 @pytest.mark.gpu
 def test_more_elements_than_32_bits_count(backend, no_worse):
-    """The last of more than 2^31 elements, or of as many as the card holds."""
+    """The last of more than 2^31 elements, or of as many as the card holds, beside a tensor after it."""
     count = min(2**31 + 5000, torch.cuda.mem_get_info()[0] // 5 // 4)
-    four = [[torch.zeros(count, device="cuda")] for _ in range(4)]
     tail = inputs([(100,)], "cuda")
+    four = [[torch.zeros(count, device="cuda"), last[0].clone()] for last in tail]
     for tensors, last in zip(four, tail, strict=True):
         tensors[0][-100:] = last[0]
     adamw_step(*four, step=3, **SETTINGS)
@@ -134,16 +162,5 @@ def test_more_elements_than_32_bits_count(backend, no_worse):
     adamw_step_reference(*truth, step=3, **SETTINGS)
     adamw_step_reference(*theirs, step=3, **SETTINGS)
     for at, what in zip((0, 2, 3), NAMES, strict=True):
-        no_worse(what, four[at][0][-100:], theirs[at][0], truth[at][0], 1.0)
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    four = inputs([(1000, 300)], "cuda")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        four[1][0] = four[1][0] + 0  # ready only when the sleep is over
-        check(no_worse, four)
-    stream.synchronize()
+        for ours in (four[at][0][-100:], four[at][1]):
+            no_worse(what, ours, theirs[at][0], truth[at][0], 1.0)

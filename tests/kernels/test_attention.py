@@ -5,6 +5,7 @@ import torch
 
 from pynanochat.ops import attention_gpu
 from pynanochat.ops.attention import attention, attention_reference
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "attention"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -66,6 +67,11 @@ def check(backend, no_worse, *given):
     for name, mine, his, true in zip(NAMES, ours, theirs, truth, strict=True):
         no_worse(name, mine, his, true, largest_score(*given[1:3]))
     assert all(torch.equal(x, y) for x, y in zip(before, given[:4], strict=True)), "an input was written to"
+
+
+def example(backend, device):
+    *given, window = inputs((2, 512, 6, 2, 128, 100), torch.bfloat16, device)
+    return lambda *given: run(backend, *given, window), given
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -228,6 +234,14 @@ def test_real_sizes(backend, no_worse, case, dtype):
 
 
 @pytest.mark.gpu
+def test_many_lengths_and_windows(backend, no_worse):
+    """About the edges of the real tiles."""
+    for T in (1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 255, 257):
+        for window in {-1, 0, 1, 31, 32, 33, 63, 64, 65, 127, 128, 129, T - 1}:
+            check(backend, no_worse, *inputs((2, T, 4, 2, 64, window), torch.bfloat16, "cuda"))
+
+
+@pytest.mark.gpu
 def test_more_elements_than_32_bits_count(backend, no_worse):
     """The last rows of a q of more than 2^31 elements, or of as many as the card holds; the window keeps it quick."""
     room = torch.cuda.mem_get_info()[0] // 4 // 2  # elements of q in bf16: q, out, dq and something to spare
@@ -241,14 +255,3 @@ def test_more_elements_than_32_bits_count(backend, no_worse):
     theirs, truth = plain(*part, torch.bfloat16), plain(*part, torch.float64)
     for name, mine, his, true in zip(NAMES, ours, theirs, truth, strict=True):
         no_worse(name, mine, his[:, window:], true[:, window:])
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    dout, q, k, v, window = inputs((2, 512, 6, 2, 128, 100), torch.bfloat16, "cuda")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        check(backend, no_worse, dout, q + 0, k, v, window)  # a q that is ready only when the sleep is over
-    stream.synchronize()

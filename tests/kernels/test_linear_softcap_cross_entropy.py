@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from pynanochat.ops import linear_softcap_cross_entropy
 from pynanochat.ops import linear_softcap_cross_entropy_gpu as gpu
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "linear_softcap_cross_entropy"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -56,6 +57,20 @@ def check(backend, no_worse, x, weight, targets, scale, vocab_size, softcap=15.0
     assert not with_grads[2][vocab_size:].any(), "padding rows got a gradient"
     ignored = targets == -1
     assert not losses[ignored].any() and not with_grads[0][ignored].any() and not with_grads[1][ignored].any()
+
+
+def example(backend, device):
+    kernel = getattr(gpu, backend)
+    *given, vocab_size = inputs((300, 256, 4096, 4090), torch.bfloat16, device)
+
+    def run(x, weight, targets, scale):
+        settings = (vocab_size, 15.0, -1)
+        return (
+            kernel.losses(x, weight, targets, *settings),
+            kernel.losses_and_grads(x, weight, targets, scale, *settings),
+        )
+
+    return run, given
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -154,14 +169,3 @@ def test_more_products_than_32_bits_count(backend, no_worse, monkeypatch):
     no_worse("losses", losses[last], theirs[0], truth[0], 15.0)
     no_worse("losses alone", kernel.losses(x, weight, targets, *settings)[last], theirs[0], truth[0], 15.0)
     no_worse("dx", dx[last], theirs[1], truth[1], 15.0)
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    x, *rest = inputs((300, 256, 4096, 4090), torch.bfloat16, "cuda")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        check(backend, no_worse, x + 0, *rest)
-    stream.synchronize()

@@ -1,6 +1,7 @@
 """Runs this folder's tests without a GPU: the Triton twins interpreted, the CUDA kernels emulated under the sanitizers.
 
-Each in a process of its own: TRITON_INTERPRET must precede `import triton`, the sanitizers everything.
+Each in a process of its own: TRITON_INTERPRET must precede `import triton`, the sanitizers everything. As many run at
+a time as there are processors: half of what each does is importing.
 """
 
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -18,27 +20,35 @@ import torch
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FILES = sorted(set(HERE.glob("test_*.py")) - {Path(__file__), HERE / "test_compiles.py"})
-# test_OP.py is for both kinds of kernels, unless there is a test_OP_cuda.py beside it
 OF_CUDA = [f for f in FILES if f.stem.endswith("_cuda")]
 IN_TRITON = [f for f in FILES if (ROOT / "kernels" / f"{f.stem[5:]}.py").exists()]
-IN_CUDA = OF_CUDA + [
-    f
-    for f in FILES
-    if (ROOT / "csrc/cuda" / f"{f.stem[5:]}.cu").exists() and f.with_stem(f"{f.stem}_cuda") not in OF_CUDA
-]
+LONG = ("attention", "muon_step")  # their test_OP.py would take minutes emulated: test_OP_cuda.py has smaller cases
+IN_CUDA = OF_CUDA + [f for f in FILES if (ROOT / "csrc/cuda" / f"{f.stem[5:]}.cu").exists() and f.stem[5:] not in LONG]
 COMPILER = os.environ.get("CXX", "g++")
 
 
 def run_tests(file, **environment):
     command = [sys.executable, "-m", "pytest", "-v", "-x", "-m", "not gpu", "-p", "no:cacheprovider", str(file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", **environment}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def check(run):
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     assert re.search(r"\d+ passed", run.stdout) and "skipped" not in run.stdout, run.stdout[-2000:]
 
 
-def test_no_file_is_left_out():
-    assert set(IN_TRITON) | set(IN_CUDA) == set(FILES)
+@pytest.fixture(scope="module")
+def start(request):
+    """Starts the files that the selected tests named `test` are about; gives each file's run to come."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+
+    def submit(test, **environment):
+        files = [i.callspec.params["file"] for i in request.session.items if getattr(i, "originalname", "") == test]
+        return {file: pool.submit(run_tests, file, **environment) for file in files}
+
+    yield submit
+    pool.shutdown(cancel_futures=True)
 
 
 def version(package) -> tuple[int, int]:
@@ -46,12 +56,21 @@ def version(package) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-@pytest.mark.parametrize("file", IN_TRITON, ids=lambda f: f.stem[5:])
-def test_triton_interpreted(file):
+@pytest.fixture(scope="module")
+def interpreted(start):
     triton = pytest.importorskip("triton")
     if version(triton) < (3, 7) and version(numpy) >= (2, 4):
         pytest.skip("Triton before 3.7 cannot interpret beside NumPy from 2.4 on: pip install 'numpy<2.4'")
-    run_tests(file, TRITON_INTERPRET="1")
+    return start("test_triton_interpreted", TRITON_INTERPRET="1")
+
+
+def test_no_file_is_left_out():
+    assert set(IN_TRITON) | set(IN_CUDA) == set(FILES)
+
+
+@pytest.mark.parametrize("file", IN_TRITON, ids=lambda f: f.stem[5:])
+def test_triton_interpreted(file, interpreted):
+    check(interpreted[file].result())
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +91,14 @@ def emulated(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="module")
+def runs_emulated(start, emulated):
+    return start("test_cuda_emulated", **emulated)
+
+
 @pytest.mark.parametrize("file", IN_CUDA, ids=lambda f: f.stem[5:])
-def test_cuda_emulated(file, emulated):
-    run_tests(file, **emulated)
+def test_cuda_emulated(file, runs_emulated):
+    check(runs_emulated[file].result())
 
 
 def test_the_emulation_catches_a_read_out_of_bounds(emulated):

@@ -5,6 +5,7 @@ import torch
 
 from pynanochat.ops import relu2_mlp, relu2_mlp_gpu
 from pynanochat.ops.relu2_mlp import relu2_mlp_reference
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "relu2_mlp"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -37,6 +38,16 @@ def check(backend, no_worse, x, dy, w_fc, w_proj):
     theirs, truth = (plain(x, dy, w_fc, w_proj, dtype) for dtype in (x.dtype, torch.float64))
     for what, mine, his, true in zip(("y", "dx", "dw_fc", "dw_proj"), ours, theirs, truth, strict=True):
         no_worse(what, mine, his, true)
+
+
+def example(backend, device):
+    kernel = getattr(relu2_mlp_gpu, backend)
+
+    def run(x, dy, *weights):
+        y, h = kernel.forward(x, *weights)
+        return y, kernel.backward(dy, x, h, *weights)
+
+    return run, inputs((300, 256, 1000), torch.bfloat16, device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -112,14 +123,3 @@ def test_compiled_by_torch(backend, monkeypatch):
 def test_a_real_layer(backend, no_worse):
     for dtype in DTYPES[1:]:
         check(backend, no_worse, *inputs((8192, 768, 3072), dtype, "cuda", torch.float32))
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    x, *rest = inputs((300, 256, 1000), torch.bfloat16, "cuda")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        check(backend, no_worse, x + 0, *rest)
-    stream.synchronize()

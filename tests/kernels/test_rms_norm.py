@@ -5,6 +5,7 @@ import torch
 
 from pynanochat.ops.backends import implementations
 from pynanochat.ops.rms_norm import backward_reference, rms_norm, rms_norm_reference
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "rms_norm"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -40,6 +41,12 @@ def check(backend, no_worse, x, dy, eps=1e-6):
     for what, mine, his, true in zip(("y", "dx"), ours, theirs, truth, strict=True):
         no_worse(what, mine, his, true)
     assert torch.equal(before[0], x) and torch.equal(before[1], dy), "an input was written to"
+
+
+def example(backend, device):
+    kernel = implementations(OP)[backend]
+    run = lambda x, dy: (kernel.forward(x, 1e-6), kernel.backward(dy, x, 1e-6))  # noqa: E731
+    return run, inputs((2, 512, 768), torch.bfloat16, device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -117,15 +124,3 @@ def test_more_elements_than_32_bits_count(backend, no_worse):
     dx = implementations(OP)[backend].backward(x, x, 1e-6)[-3:]
     truth = backward_reference(last.double(), last.double(), 1e-6)
     no_worse("dx", dx, plain(last, last, torch.bfloat16, 1e-6)[1], truth)
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    x, dy = inputs((2, 512, 768), torch.bfloat16, "cuda")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        late = x + 0  # ready only when the sleep is over
-        check(backend, no_worse, late, dy)
-    stream.synchronize()

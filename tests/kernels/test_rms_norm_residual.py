@@ -5,6 +5,7 @@ import torch
 
 from pynanochat.ops.backends import implementations
 from pynanochat.ops.rms_norm_residual import rms_norm_residual, rms_norm_residual_reference
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "rms_norm_residual"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -44,6 +45,16 @@ def check(backend, no_worse, x, residual, dtotal, dnormed):
     gradient = kernel.backward(dtotal, dnormed, total, 1e-6)
     compare(no_worse, (total, normed, gradient, gradient), x, residual, dtotal, dnormed)
     assert all(map(torch.equal, before, (x, residual, dtotal, dnormed))), "an input was written to"
+
+
+def example(backend, device):
+    kernel = implementations(OP)[backend]
+
+    def run(x, residual, dtotal, dnormed):
+        total, normed = kernel.forward(x, residual, 1e-6)
+        return total, normed, kernel.backward(dtotal, dnormed, total, 1e-6)
+
+    return run, inputs((2, 512, 768), torch.bfloat16, device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -95,15 +106,3 @@ def test_operators_are_registered_right(backend, device, monkeypatch):
     given = x[..., :9].requires_grad_(), residual[..., 7:].requires_grad_(), 1e-6
     torch.library.opcheck(torch.ops.pynanochat.rms_norm_residual.default, given)
     torch.library.opcheck(torch.ops.pynanochat.rms_norm_residual_backward.default, (dtotal, dnormed, x, 1e-6))
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    x, *rest = inputs((2, 512, 768), torch.bfloat16, "cuda")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        late = x + 0  # ready only when the sleep is over
-        check(backend, no_worse, late, *rest)
-    stream.synchronize()

@@ -5,6 +5,7 @@ import torch
 
 from pynanochat.ops import rotary_qk_norm_gpu
 from pynanochat.ops.rotary_qk_norm import rotary_qk_norm, rotary_qk_norm_reference, rotary_table
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "rotary_qk_norm"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -50,6 +51,16 @@ def check(backend, no_worse, q, k, cos, sin, grad_q, grad_k):
     for what, mine, his, true in zip(("q", "k", "dq", "dk"), ours, theirs, truth, strict=True):
         no_worse(what, mine, his, true)
     assert all(torch.equal(x, y) for x, y in zip(before, (q, k, cos, sin), strict=True)), "an input was written to"
+
+
+def example(backend, device):
+    kernel = getattr(rotary_qk_norm_gpu, backend)
+
+    def run(q, k, cos, sin, grad_q, grad_k):
+        tables = (cos, sin, 1.2, 1e-6)
+        return kernel.forward(q, k, *tables), kernel.backward(grad_q, grad_k, q, k, *tables)
+
+    return run, inputs((2, 512, 6, 2, 128), torch.bfloat16, device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -143,15 +154,3 @@ def test_more_elements_than_32_bits_count(backend, no_worse):
     theirs = rotary_qk_norm_reference(last, last, cos, sin, 1.2, 1e-6)[0]
     truth = rotary_qk_norm_reference(last.double(), last.double(), cos.double(), sin.double(), 1.2, 1e-6)[0]
     no_worse("q", ours, theirs, truth)
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    q, k, cos, sin, grad_q, grad_k = inputs((2, 512, 6, 2, 128), torch.bfloat16, "cuda")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        late = q + 0  # ready only when the sleep is over
-        check(backend, no_worse, late, k, cos, sin, grad_q, grad_k)
-    stream.synchronize()

@@ -9,6 +9,7 @@ from pynanochat.engine.sampler import sample
 from pynanochat.engine.sampling import Sampling
 from pynanochat.ops import sample_tokens
 from pynanochat.ops.backends import implementations
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "sample_tokens"
 SETTINGS = [
@@ -51,6 +52,11 @@ def random(rows, vocabulary, seed=1):
 def check(backend, device, logits, settings, numbers):
     ours = implementations(OP)[backend](logits.to(device), *columns_of(settings, numbers, device))
     assert ours.cpu().tolist() == sample(logits.cpu(), settings, numbers).tolist()
+
+
+def example(backend, device):
+    logits, numbers = random(len(SETTINGS), 32768)
+    return implementations(OP)[backend], [logits.to(device), *columns_of(SETTINGS, numbers, device)]
 
 
 @pytest.fixture
@@ -165,16 +171,3 @@ def test_a_cuda_graph_follows_the_settings(backend):
         old.copy_(new)
     graph.replay()
     assert tokens.tolist() == sample(logits, settings, numbers).tolist()
-
-
-@pytest.mark.gpu
-def test_stream(backend):
-    """On a stream of its own, behind work that is still running there."""
-    logits, numbers = random(len(SETTINGS), 32768)
-    late = logits.cuda()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        check(backend, "cuda", late + 0, SETTINGS, numbers)
-    stream.synchronize()

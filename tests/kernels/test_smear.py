@@ -5,6 +5,7 @@ import torch
 
 from pynanochat.ops.backends import implementations
 from pynanochat.ops.smear import smear, smear_reference
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "smear"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -65,6 +66,16 @@ def check(backend, no_worse, x, weight, scale, previous, dy):
         gradients = gradients[:3]
     compare(no_worse, (kernel.forward(x, weight, scale, previous), *gradients), x, weight, scale, previous, dy)
     assert all(map(torch.equal, before, given)), "an input was written to"
+
+
+def example(backend, device):
+    kernel = implementations(OP)[backend]
+
+    def run(x, weight, scale, previous, dy):
+        gates = (x, weight, scale, previous)
+        return kernel.forward(*gates), kernel.backward(dy, *gates)
+
+    return run, inputs((2, 512, 768, 24), torch.bfloat16, device, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -129,15 +140,3 @@ def test_operators_are_registered_right(backend, device, monkeypatch, with_previ
     torch.library.opcheck(torch.ops.pynanochat.smear_backward.default, (dy[..., :9], *given))
     given = [t if t is None else t.requires_grad_() for t in given]
     torch.library.opcheck(torch.ops.pynanochat.smear.default, tuple(given))
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    x, *rest = inputs((2, 512, 768, 24), torch.bfloat16, "cuda", torch.float32)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        late = x + 0  # ready only when the sleep is over
-        check(backend, no_worse, late, *rest)
-    stream.synchronize()

@@ -5,6 +5,7 @@ import torch
 
 from pynanochat.ops.backends import implementations
 from pynanochat.ops.value_gate import value_gate, value_gate_reference
+from tests.kernels.on_gpu import test_a_hundred_times, test_in_a_graph, test_on_a_stream_of_its_own  # noqa: F401
 
 OP = "value_gate"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -64,6 +65,16 @@ def check(backend, no_worse, *given):
     ours = kernel.forward(*forward), dout, *kernel.backward(dout, *forward[1:])
     compare(no_worse, ours, *given)
     assert all(map(torch.equal, before, given)), "an input was written to"
+
+
+def example(backend, device):
+    kernel = implementations(OP)[backend]
+
+    def run(*given):
+        *forward, dout = given
+        return kernel.forward(*forward), kernel.backward(dout, *forward[1:])
+
+    return run, inputs((2, 512, 6, 128, 768, 12, 1000), torch.bfloat16, device, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -175,15 +186,3 @@ def test_operators_are_registered_right(backend, device, monkeypatch):
 @pytest.mark.gpu
 def test_a_real_table(backend, no_worse):
     check(backend, no_worse, *inputs((4, 2048, 6, 128, 768, 12, 32768), torch.bfloat16, "cuda", torch.float32))
-
-
-@pytest.mark.gpu
-def test_stream(backend, no_worse):
-    """On a stream of its own, behind work that is still running there."""
-    v, *rest = inputs((2, 512, 6, 128, 768, 12, 1000), torch.bfloat16, "cuda", torch.float32)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        late = v + 0  # ready only when the sleep is over
-        check(backend, no_worse, late, *rest)
-    stream.synchronize()

@@ -1,0 +1,55 @@
+"""That a fingerprint follows the code of a kernel, and nothing else."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pynanochat import _C, __version__
+from pynanochat.ops import backends, fingerprints
+
+CSRC = Path(__file__).parents[2] / "csrc/cuda"
+FILES = {
+    "norm.cu": ("1", ("norm.h", "shared.h")),
+    "norm_wide.cu": ("2", ("shared.h",)),
+    "norm_paged.cu": ("3", ("norm.h",)),
+    "norm.h": ("4", ("launch.h",)),
+    "shared.h": ("5", ()),
+    "launch.h": ("6", ()),
+}
+
+
+def test_the_files_of_an_op_are_its_own_and_what_they_use():
+    ops = ["norm", "norm_paged"]
+    assert fingerprints.of_op("norm", FILES, ops) == set(FILES) - {"norm_paged.cu"}
+    assert fingerprints.of_op("norm_paged", FILES, ops) == {"norm_paged.cu", "norm.h", "launch.h"}
+    assert fingerprints.of_op("graphs", FILES, ops) == set()
+
+
+def test_every_triton_twin_has_one():
+    files = fingerprints.triton_files()
+    muon = fingerprints.of_op("muon_step", files, backends.ops())
+    assert {"muon_step.py", "muon_step_around.py", "product.py"} <= muon and "relu2_mlp.py" not in muon
+    assert "rms_norm.py" in fingerprints.of_op("rms_norm_residual", files, backends.ops())
+    assert "rms_norm_residual.py" not in fingerprints.of_op("rms_norm", files, backends.ops())
+    ops = [op for op in backends.ops() if f"{op}.py" in files]
+    prints = {fingerprints.fingerprint(op, "triton") for op in ops}
+    assert len(prints) == len(ops) > 9 and __version__ not in prints
+    assert fingerprints.fingerprint("decode_graphs", "cuda") == __version__
+
+
+def test_comments_are_no_code():
+    code = fingerprints.python_code
+    assert code('"""One."""\n# a\nx = 1  # b\n') == code('"""Two,\nlonger."""\nx = 1  # b\n') != code("x = 2  # b\n")
+
+
+@pytest.mark.skipif(not _C.cuda_code(), reason="built without CUDA")
+def test_the_extension_knows_the_files_it_was_built_from():
+    files = fingerprints.cuda_files()
+    assert set(files) == {path.name for path in CSRC.iterdir()}
+    for name, (code, uses) in files.items():
+        text = (CSRC / name).read_text()
+        assert code == fingerprints.hash_of(re.sub(r"//[^\n]*", "", text)), f"{name} has changed since: build again"
+        assert list(uses) == re.findall(r'^#include "cuda/([^"]+)"', text, re.MULTILINE)
+    assert "hopper.cuh" in fingerprints.of_op("attention", files, backends.ops())
+    assert "hopper.cuh" not in fingerprints.of_op("attention_paged", files, backends.ops())
