@@ -126,11 +126,19 @@ def barrier(ranks: Ranks) -> None:
         dist.barrier()
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch on every device; every other random choice owns a generator made from the run's seed."""
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed torch on every device; every other random choice owns a generator made from the run's seed.
+
+    deterministic: from now on take those forms of all operations that give the same bits each time, where there are
+    any; on a CPU they do so anyway. Must come before the first product on a GPU.
+    """
     import torch
 
     torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS does not promise it
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written before it is read
 
 
 def keep_freed_memory() -> None:

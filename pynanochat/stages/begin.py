@@ -87,7 +87,7 @@ class Beginning:
         runtime.init_distributed(run.ranks, self.device)
         if self.device.type == "cpu":
             runtime.keep_freed_memory()
-        runtime.seed_everything(run.settings.seed)
+        runtime.seed_everything(run.settings.seed, run.settings.deterministic)
         self.tokenizer, self.base = run.tokenizer(), pretrained(run)
         self.dtype = runtime.pick_compute_dtype(self.device, run.settings.dtype)
         self.config = GPTConfig.from_dict(self.found.state("state")["model"])

@@ -182,7 +182,7 @@ def train(run) -> dict:
     runtime.init_distributed(ranks, device)
     if device.type == "cpu":
         runtime.keep_freed_memory()
-    runtime.seed_everything(run.settings.seed)
+    runtime.seed_everything(run.settings.seed, run.settings.deterministic)
     tokenizer = run.tokenizer()
     dtype = runtime.pick_compute_dtype(device, run.settings.dtype)
     what = plan(wanted, len(tokenizer), device, ranks.world_size, dtype, run.settings.fp8)

@@ -38,6 +38,8 @@ class RunSettings:
     """Multiply the blocks' large matrices in 8-bit floats in training, RL left out; for GPUs from Ada and Hopper on."""
     seed: int = 0
     """Seed of the weights and of the toy world."""
+    deterministic: bool = False
+    """On a GPU, the same bits from every run and after every resume, at the cost of some speed; a CPU's are anyway."""
     toyworld_entities: int = 0
     """People, places and things of the toy world; 0 for its own default."""
     toyworld_megabytes: float = 0.0
@@ -51,7 +53,7 @@ class RunSettings:
     identity: str = ""
     """A JSONL file of conversations in which the model says who it is; empty for generated ones."""
 
-    OPERATIONAL = frozenset({"run", "device", "price_per_hour"})
+    OPERATIONAL = frozenset({"run", "device", "deterministic", "price_per_hour"})
 
 
 class Run:
