@@ -13,7 +13,7 @@ struct Backward {
     CUtensorMap kept_first, kept_second, first, second;  // queries: q, dout, k, v; keys: k, v, q, dout
     CUtensorMap grad_first, grad_second;                 // queries: dq; keys: dk, dv
     const float *lse, *delta;                            // (B, H, T)
-    float* dq_sum;                                       // where dQ is added up across blocks (see dq_chunk)
+    float* dq_sum;                                       // where dQ is added up across blocks (see dq_at)
     Order order;
     int positions, heads, groups;
     int window;

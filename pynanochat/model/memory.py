@@ -28,7 +28,7 @@ RESERVE = 256 * 2**20  # bytes: libraries' own workspaces, and kernels that are 
 USABLE = 0.92  # of what is free: the allocator's blocks do not fit each other to the last byte
 MUON_BYTES = 24  # for each element of a stack: gradient, update and parameters in fp32, the iteration's terms in bf16
 PLAIN_WIDTHS = 34  # that torch's own ops keep of a token in a layer, fp32 intermediates counted twice
-WORKING_WIDTHS = 14  # two of the MLP's inner rows, gradients of the residual stream, queries, keys and values
+WORKING_WIDTHS = 14  # two of the MLP's inner rows, gradients of the stream; attention's backward takes less
 MOST_ROWS = 32
 
 

@@ -16,10 +16,12 @@ def takes_cuda(q, k, v, window):
 
 
 def _vectors(x):
-    """x where each head can be read 16 bytes at a time, else a copy of which that holds."""
+    """x where each head can be read 16 bytes at a time, else a copy of which that holds. So also where an axis stands
+    still (it was expanded), which TMA does not take."""
     step = 16 // x.element_size()
+    still = any(stride == 0 and size > 1 for stride, size in zip(x.stride(), x.shape, strict=True))
     whole = x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(s % step == 0 for s in x.stride()[:-1])
-    return x if whole else x.clone(memory_format=torch.contiguous_format)
+    return x if whole and not still else x.clone(memory_format=torch.contiguous_format)
 
 
 def forward_cuda(q, k, v, window):
