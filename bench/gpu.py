@@ -116,10 +116,28 @@ def write_results(folder: Path, result: dict) -> Path:
     return path
 
 
+def read_results(path: Path) -> dict:
+    """What a results file says, without what an older or a damaged one has wrong; {} where it says nothing."""
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(result, dict):
+        return {}
+    for key in {"verified", "failed"} & result.keys():
+        entries = result[key] if isinstance(result[key], list) else []
+        result[key] = [e for e in entries if isinstance(e, dict) and {"op", "backend", "code"} <= e.keys()]
+    return result
+
+
+def installed_folder() -> Path:
+    return Path(__file__).resolve().parent / "results"
+
+
 def publish(folder: Path, result: dict) -> Path:
     """Write `result` to `folder` and where this installation looks for it; the path in `folder`."""
     path = write_results(folder, result)
-    installed = Path(__file__).resolve().parent / "results"
+    installed = installed_folder()
     if installed != folder.resolve():
         try:
             write_results(installed, result)
@@ -131,12 +149,11 @@ def publish(folder: Path, result: dict) -> Path:
 
 
 def begun(folder: Path, device: dict, whole: bool) -> dict:
-    """The results to go on from: what the file of this `device` says so far, its figures only if they are of the same
-    commit and this run is not `whole`."""
-    try:
-        result = json.loads(results_file(folder, device["device"]).read_text())
-    except (OSError, ValueError):
-        return device
+    """The results to go on from: what the file of this `device` says so far, in `folder` or else in the installation;
+    its figures only if they are of the same commit and this run is not `whole`."""
+    result = read_results(results_file(folder, device["device"])) or read_results(
+        results_file(installed_folder(), device["device"])
+    )
     if whole or result.get("commit") != device["commit"]:
         result = {key: value for key, value in result.items() if key not in FIGURES}
     return result | device

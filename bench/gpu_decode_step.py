@@ -18,6 +18,7 @@ from pynanochat.model.scaling import measure as size_of
 
 CONFIGS = {"d12": GPTConfig.from_depth(12), "d24": GPTConfig.from_depth(24)}
 STREAMED = 3 * 2**29  # bytes
+TOLERANCE = 0.1  # between logits that were rounded to bf16 at other places of up to 24 layers
 SECONDS = 20  # that a model may take: with fewer it is not begun
 
 
@@ -42,7 +43,8 @@ def one_row(name: str, verified: list[dict]) -> list[dict]:
         steps["one launch"] = lambda: persistent.run(layout)
     logits = {how: step().clone() for how, step in steps.items()}
     for how, theirs in logits.items():
-        torch.testing.assert_close(theirs, logits["eager"], rtol=0.05, atol=0.05, msg=lambda m, how=how: f"{how}: {m}")
+        distance = ((theirs - logits["eager"]).norm() / logits["eager"].norm()).item()
+        assert distance <= TOLERANCE, f"{how}: its logits are {distance:.2g} of their length from the eager ones"
     gigabytes = (2 * size_of(config).matmul + gpu_steps.cache_bytes(config, gpu_steps.CONTEXT)) / 1e9
     times, rate = gpu_timing.interleave(steps, rounds=5), stream_gbs()
     return [

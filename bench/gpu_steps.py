@@ -104,9 +104,12 @@ def decode(rows: int, graphs: bool, rate: dict) -> list[dict]:
 
 
 def bf16_model(config: GPTConfig | None = None):
-    """A model whose weights too are bf16, as the engine has it; the rotary tables keep all their digits."""
+    """A model whose weights too are bf16, as the engine has it; the rotary tables keep all their digits. What begins as
+    zeros, or almost, is random, so that every layer counts in its logits."""
     model = GPT(config or CONFIG, compute_dtype=torch.bfloat16).to(timing.DEVICE).eval()
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if name.endswith(("c_proj.weight", "lm_head.weight")):
+            torch.nn.init.normal_(parameter, std=parameter.size(1) ** -0.5)
         parameter.data = parameter.data.to(torch.bfloat16)
     return model
 

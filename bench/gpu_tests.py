@@ -20,6 +20,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pynanochat.errors import UsageError
+
+NO_OPS = {"graphs": "decode_graphs", "ahead": "decode_ahead", "fp8": "fp8_training"}  # test_NAME.py -> what it verifies
 MOST_PROCESSES = 8  # each has a CUDA context of about half a gigabyte on the card
 PARTS = {"test_attention.py": 6, "test_attention_paged.py": 4, "test_muon_step.py": 2}  # of files that compile long
 FILE_SECONDS = 240  # for one file or part: a kernel that hangs must not hold a process until the end
@@ -54,8 +57,9 @@ class FileRun:
 
     @property
     def op(self) -> str:
-        """The op that the file is about: tests/kernels/test_OP.py or test_OP_cuda.py."""
-        return self.path.stem.removeprefix("test_").removesuffix("_cuda")
+        """The op, or what else is verified, that the file is about: tests/kernels/test_OP.py or test_OP_cuda.py."""
+        name = self.path.stem.removeprefix("test_").removesuffix("_cuda")
+        return NO_OPS.get(name, name)
 
 
 def read_outcomes(report: Path) -> list[Outcome]:
@@ -100,7 +104,9 @@ def failed_pairs(runs: list[FileRun]) -> list[dict]:
 
     failed = {(o.op, o.backend) for run in runs for o in run.outcomes if o.result == "failed" and o.op and o.backend}
     for run in runs:
-        if run.ended == "broke off" and run.op in backends.ops():
+        if run.ended == "broke off" and run.op in NO_OPS.values():
+            failed.add((run.op, "cuda"))
+        elif run.ended == "broke off" and run.op in backends.ops():
             kinds = ("cuda",) if run.path.stem.endswith("_cuda") else ("triton", "cuda")
             failed |= {(run.op, kind) for kind in kinds if kind in backends.implementations(run.op)}
     return [{"op": op, "backend": backend} for op, backend in sorted(failed)]
@@ -139,6 +145,9 @@ def run_tests(checkout: Path, seconds: float, ops=None, done=lambda runs: None) 
         for path in test_files(checkout)
         for part in range(PARTS.get(path.name, 1))
     ]
+    have = {run.op for run in runs}
+    if unknown := set(ops or ()) - have:
+        raise UsageError(f"--ops {min(unknown)}: has no tests for a GPU; use some of {', '.join(sorted(have))}")
     runs = [run for run in runs if ops is None or run.op in ops]
     with ThreadPoolExecutor(processes) as pool:
         places = {pool.submit(run_file, checkout, run, deadline): at for at, run in enumerate(runs)}

@@ -26,24 +26,25 @@ TOLERANCE = 0.02  # of the largest value: sums in another order, rounded to bf16
 BF16 = torch.bfloat16
 
 
-def workloads() -> dict[str, Callable]:
-    """Calls of the kernels with a choice, at the sizes of d12 and d24; each returns tensors."""
+def workloads() -> dict[str, tuple[Callable, Callable]]:
+    """Calls of the kernels with a choice, which return tensors: at the sizes of d12 and d24, to be timed, and at sizes
+    of the same case that no tile divides, to be compared."""
     from pynanochat.kernels import attention, attention_paged, linear_softcap_cross_entropy, muon_step, relu2_mlp
 
     def random(*shape, dtype=BF16):
         return torch.randn(*shape, device=timing.DEVICE, dtype=dtype)
 
-    def attended(heads, size, window=-1):
-        q, k, v, dout = (random(8, 2048, heads, size) for _ in range(4))
+    def attended(heads, size, positions=2048):
+        q, k, v, dout = (random(8, positions, heads, size) for _ in range(4))
 
         def run():
-            out, lse = attention.forward(q, k, v, window)
-            return out, *attention.backward(dout, q, k, v, out, lse, window)
+            out, lse = attention.forward(q, k, v, -1)
+            return out, *attention.backward(dout, q, k, v, out, lse, -1)
 
         return run
 
-    def paged(rows, longest, size, page=64, before=1024):
-        each = before // page
+    def paged(rows, longest, size, before=1024, page=64):
+        each = -(-before // page)
         pages = random(2, rows * each, page, 8, size)
         tables = torch.arange(rows * each, device=timing.DEVICE).view(rows, each)
         starts = torch.arange(rows + 1, device=timing.DEVICE) * longest
@@ -65,18 +66,18 @@ def workloads() -> dict[str, Callable]:
         return lambda: [linear_softcap_cross_entropy.losses(x, weight, targets, 15.0, -1)]
 
     return {
-        "attention, heads of 128": attended(6, 128),
-        "attention, heads of 64": attended(12, 64),
-        "relu2 of many tokens": products(32768, 1536),
-        "relu2 of few tokens": products(256, 768),
-        "Muon, large": muon(12, 768, 3072),
-        "Muon, small": muon(1, 768, 768),
-        "losses": losses(8192, 768, 32768),
-        "decoding, heads of 128": paged(64, 1, 128),
-        "prefill, heads of 128": paged(4, 512, 128),
-        "a few tokens of each row": paged(16, 32, 128),
-        "decoding, heads of 64": paged(64, 1, 64),
-        "prefill, heads of 64": paged(4, 512, 64),
+        "attention, heads of 128": (attended(6, 128), attended(6, 128, 333)),
+        "attention, heads of 64": (attended(12, 64), attended(12, 64, 333)),
+        "relu2 of many tokens": (products(32768, 1536), products(8101, 1500)),
+        "relu2 of few tokens": (products(256, 768), products(219, 740)),
+        "Muon, large": (muon(12, 768, 3072), muon(12, 740, 3001)),
+        "Muon, small": (muon(1, 768, 768), muon(1, 740, 740)),
+        "losses": (losses(8192, 768, 32768), losses(1001, 740, 32701)),
+        "decoding, heads of 128": (paged(64, 1, 128), paged(64, 1, 128, 1001)),
+        "prefill, heads of 128": (paged(4, 512, 128), paged(4, 333, 128, 1001)),
+        "a few tokens of each row": (paged(16, 32, 128), paged(16, 29, 128, 1001)),
+        "decoding, heads of 64": (paged(64, 1, 64), paged(64, 1, 64, 1001)),
+        "prefill, heads of 64": (paged(4, 512, 64), paged(4, 333, 64, 1001)),
     }
 
 
@@ -88,31 +89,31 @@ def agree(results, expected) -> bool:
     )
 
 
-def sound(function, case: str, candidates: list[dict], expected) -> list[int]:
-    """Which candidates the card takes and give the first's results."""
+def sound(calls, case: str, candidates: list[dict], expected: list) -> list[int]:
+    """Which candidates the card takes and give the first's results in all `calls`."""
     good = []
     for number, candidate in enumerate(candidates):
         try:
             with tiles.trying(case, candidate):
-                if agree(function(), expected):
-                    good.append(number)
-                else:
-                    print(f"  {case}: {candidate} gives other results: left out", flush=True)
+                right = all(agree(call(), results) for call, results in zip(calls, expected, strict=True))
         except Exception as error:  # too much shared memory, a compiler's refusal: whatever it is, not this candidate
-            print(
-                f"  {case}: {candidate} is refused: {str(error).splitlines()[0] if str(error) else error!r}", flush=True
-            )
+            print(f"  {case}: {candidate} is refused: {(str(error) or repr(error)).splitlines()[0]}", flush=True)
+            continue
+        if right:
+            good.append(number)
+        else:
+            print(f"  {case}: {candidate} gives other results: left out", flush=True)
     return good
 
 
-def fastest_of(function, case: str, candidates: list[dict], expected) -> dict:
-    """The candidate with the shortest time; the first where none is ahead of it by MARGIN."""
+def fastest_of(calls, case: str, candidates: list[dict], expected: list) -> dict:
+    """The candidate with the shortest time of the first call; the first where none is ahead of it by MARGIN."""
 
     def run(number):
         with tiles.trying(case, candidates[number]):
-            return function()
+            return calls[0]()
 
-    good = sound(function, case, candidates, expected)
+    good = sound(calls, case, candidates, expected)
     times = timing.interleave({n: (lambda n=n: run(n)) for n in good}, rounds=5)
     best = min(times, key=times.get, default=0)
     best = 0 if 0 in times and times[0] < MARGIN * times[best] else best
@@ -121,19 +122,19 @@ def fastest_of(function, case: str, candidates: list[dict], expected) -> dict:
     return candidates[best]
 
 
-def tune(functions: dict[str, Callable], deadline: float, keep: Callable[[dict], None]) -> list[str]:
-    """Hands `keep` the fastest candidates by case, after each case; the functions that time did not allow."""
+def tune(workloads: dict[str, tuple[Callable, ...]], deadline: float, keep: Callable[[dict], None]) -> list[str]:
+    """Hands `keep` the fastest candidates by case, after each case; the workloads that time did not allow."""
     fastest, left = {}, []
-    for label, function in functions.items():
+    for label, calls in workloads.items():
         if time.monotonic() > deadline:
             left.append(label)
             continue
         print(label, flush=True)
         with tiles.watched() as met:
-            expected = function()
+            expected = [call() for call in calls]
         for case, candidates in met.items():
             if case not in fastest and len(candidates) > 1 and time.monotonic() <= deadline:
-                fastest[case] = fastest_of(function, case, candidates, expected)
+                fastest[case] = fastest_of(calls, case, candidates, expected)
                 keep(fastest)
     return left
 

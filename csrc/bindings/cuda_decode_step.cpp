@@ -12,8 +12,7 @@ namespace {
 // A dense tensor of `dtype` with at least `elements`, or null for None.
 const void* dense(py::handle tensor, const char* name, DType dtype, std::int64_t elements, int device) {
     if (tensor.is_none()) return nullptr;
-    const Tensor result = view(tensor, name);
-    cuda_view(tensor, name, result.dims, device);
+    const Tensor result = cuda_view(tensor, name, view(tensor, name).dims, device);
     require(result.dtype == dtype && result.contiguous() && result.size() >= elements,
             std::string(name) + " must be dense, of the step's dtype and have " + std::to_string(elements) + " elements");
     return result.data;

@@ -18,7 +18,8 @@
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  element by element, one warp a token: kept for odd head_dim, unaligned pages and fp32 beyond D 128
 //   2  16-byte vectors, several tokens a warp, all query heads of a group at once
-// Registers (ptxas 13.0, sm_80 and sm_90a): 32 to 227, no spills; at most 33 KB of shared memory.
+//   3  keys and values of all tokens at once asked for before one is used: nvcc had made one load after the other of bf16's
+// Registers (ptxas 13.0, sm_80 and sm_90a): 32 to 224, no spills; at most 33 KB of shared memory.
 #include "cuda/attention_paged.h"
 
 #include <cmath>
@@ -39,7 +40,8 @@ template <class T, int N, bool vectors>
 __device__ __forceinline__ Vector<T, N> read(const T* head, int lane, int head_dim) {
     Vector<T, N> result{};
     if constexpr (vectors) {
-        if (lane * N < head_dim) result = *reinterpret_cast<const Vector<T, N>*>(head + lane * N);
+        const int c = lane * N;
+        result = *reinterpret_cast<const Vector<T, N>*>(head + (c < head_dim ? c : 0));  // what is beyond is not used
     } else {
 #pragma unroll
         for (int n = 0; n < N; ++n)
@@ -137,7 +139,7 @@ __global__ void __launch_bounds__(paged_warps * 32)
     const std::int64_t* table = op.tables + row * op.columns;
     const Tokens tokens = part_of(op, op.lengths[row], split);
     for (int first = tokens.begin; first < tokens.end; first += streams * at_once) {  // the same for the whole block
-        Vector<T, N> k[at_once] = {}, v[at_once] = {};
+        const T *key[at_once], *value[at_once];
         bool seen[at_once], lost[at_once];
 #pragma unroll
         for (int u = 0; u < at_once; ++u) {
@@ -146,10 +148,21 @@ __global__ void __launch_bounds__(paged_warps * 32)
             const int column = token / op.page, place = token - column * op.page;
             const std::int64_t page = seen[u] ? page_of(op, table, column) : -1;
             lost[u] = page < 0;
-            if (lost[u]) continue;
-            k[u] = read<T, N, vectors>(keys + page * op.k.page + place * op.k.token, lane, op.head_dim);
-            v[u] = read<T, N, vectors>(values + page * op.v.page + place * op.v.token, lane, op.head_dim);
+            key[u] = keys + (lost[u] ? 0 : page * op.k.page + place * op.k.token);
+            value[u] = values + (lost[u] ? 0 : page * op.v.page + place * op.v.token);
         }
+        // All are asked for before one is used, the first page for what is lost: else they would come one by one.
+        Vector<T, N> k[at_once] = {}, v[at_once] = {};
+        if (op.pages > 0) {
+#pragma unroll
+            for (int u = 0; u < at_once; ++u) {
+                k[u] = read<T, N, vectors>(key[u], lane, op.head_dim);
+                v[u] = read<T, N, vectors>(value[u], lane, op.head_dim);
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < at_once; ++u)
+            if (lost[u]) v[u] = Vector<T, N>{};
 #pragma unroll
         for (int h = 0; h < HEADS; ++h) {
             if (h >= heads) break;  // the whole block

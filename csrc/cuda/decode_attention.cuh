@@ -124,7 +124,8 @@ __device__ __forceinline__ Sums<1, N, tokens_of_lanes> attend(const DecodeStep& 
         sums.out[0][n] = 0.0f;
     }
     for (int first = begin; first < end; first += streams * tokens) {  // the same for the whole block
-        Vector<T, N> k[tokens] = {}, v[tokens] = {};
+        uint4 key_bits[tokens], value_bits[tokens];
+        const T *key[tokens], *value[tokens];
         bool seen[tokens], lost[tokens];
 #pragma unroll
         for (int u = 0; u < tokens; ++u) {
@@ -133,10 +134,20 @@ __device__ __forceinline__ Sums<1, N, tokens_of_lanes> attend(const DecodeStep& 
             const bool own = token == op.numbers[2];  // not yet, or by another block, in its page
             const std::int64_t page = seen[u] && !own ? page_of(op, layer, table, token) : -1;
             lost[u] = seen[u] && !own && page < 0;
-            if (!seen[u] || lost[u] || channel >= size) continue;
             const std::int64_t place = place_of(op, page, token, group);
-            k[u] = *reinterpret_cast<const Vector<T, N>*>((own ? mine.k : keys + place) + channel);
-            v[u] = *reinterpret_cast<const Vector<T, N>*>((own ? mine.v : values + place) + channel);
+            key[u] = (page < 0 ? mine.k : keys + place) + (channel < size ? channel : 0);  // what is not seen has no weight
+            value[u] = (page < 0 ? mine.v : values + place) + (channel < size ? channel : 0);
+        }
+#pragma unroll
+        for (int u = 0; u < tokens; ++u) {
+            key_bits[u] = *reinterpret_cast<const uint4*>(key[u]);
+            value_bits[u] = *reinterpret_cast<const uint4*>(value[u]);
+        }
+        Vector<T, N> k[tokens], v[tokens];
+#pragma unroll
+        for (int u = 0; u < tokens; ++u) {
+            k[u] = *reinterpret_cast<const Vector<T, N>*>(&key_bits[u]);
+            v[u] = *reinterpret_cast<const Vector<T, N>*>(&value_bits[u]);
         }
         float scores[tokens];
 #pragma unroll

@@ -139,23 +139,25 @@ __device__ __forceinline__ void product(const M<T>& matrix, const Room<T>& room,
     for (int first = mine.begin; first < mine.end; first += rows_at_once) {
         const int rows = min(rows_at_once, mine.end - first), count = rows * chunks;
         for (int begin = warp; begin < count; begin += warps * at_once) {
-            Vector<T, N> weights[at_once] = {};
+            uint4 weights[at_once];  // all asked for before one is used, whatever of it counts: else they come one by one
             int column[at_once];
 #pragma unroll
             for (int j = 0; j < at_once; ++j) {
                 const int chunk = begin + j * warps, row = static_cast<int>((chunk + 0.5f) * per_chunk);
                 const int vector = (chunk - row * chunks) * 32 + lane;
-                column[j] = chunk < count && vector < vectors ? vector * N : -1;
-                if (column[j] >= 0) weights[j] = once<T, N>(matrix.row(first + row) + column[j]);
+                const bool is = chunk < count && vector < vectors;
+                column[j] = is ? vector * N : -1;
+                weights[j] = once(matrix.row(first + (is ? row : 0)) + (is ? vector * N : 0));
             }
             float sums[at_once];
 #pragma unroll
             for (int j = 0; j < at_once; ++j) {
                 sums[j] = 0.0f;
                 if (column[j] < 0) continue;
+                const Vector<T, N> w = *reinterpret_cast<const Vector<T, N>*>(&weights[j]);
                 const auto x = *reinterpret_cast<const Vector<T, N>*>(room.operand + column[j]);
 #pragma unroll
-                for (int n = 0; n < N; ++n) sums[j] += wide(weights[j].at[n]) * wide(x.at[n]);
+                for (int n = 0; n < N; ++n) sums[j] += wide(w.at[n]) * wide(x.at[n]);
             }
             const float sum = sum_of_eight(sums);
             const int chunk = begin + lane / 4 * warps;

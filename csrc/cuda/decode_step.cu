@@ -24,7 +24,8 @@
 // Versions (none has run on a GPU yet, only in tests/cuda/emulator; `pynanochat bench gpu` measures them)
 //   1  phases, barriers, products in chunks of 32 vectors, split attention, weights asked for one product ahead
 //   2  two products ahead, pages too; a row's sums by eight lanes; parts of attention joined by weights, not one after the other
-// Registers (ptxas 13.0, sm_80 and sm_90a): 124 to 128, no spills; at most 96 KB of shared memory.
+//   3  loads that are all asked for, whatever of them counts: nvcc had made one after the other of bf16's (q, k, v and the pages)
+// Registers (ptxas 13.0, sm_80 and sm_90a): 108 to 124, no spills; at most 96 KB of shared memory.
 #include "cuda/decode_step.h"
 
 #include <cmath>
@@ -144,7 +145,7 @@ __device__ __forceinline__ void make_hidden(const DecodeStep& op, const DecodeLa
     normalise(op, room);
     T* hidden = reinterpret_cast<T*>(op.workspace + op.launch.hidden);
     product(hidden_weight<T>(op, layer), room, [&](int row, float sum) {
-        const float positive = fmaxf(sum, 0.0f);
+        const float positive = sum < 0.0f ? 0.0f : sum;  // NaN stays
         hidden[row] = narrow<T>(positive * positive);
     });
 }
@@ -214,7 +215,8 @@ template <class T> void start(DecodeStep& op, const Where& where) {
     const cudaStream_t stream = enter(where);
     const Launch& shape = op.launch.shape;
     const int shared = static_cast<int>(op.launch.shared);
-    check(cudaFuncSetAttribute(step<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "decode_step");
+    // the same for every plan: another thread may be launching one that takes more
+    check(cudaFuncSetAttribute(step<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, step_most_shared), "decode_step");
     int resident = 0, multiprocessors = 0;
     check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, where.device), "decode_step");
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, step<T>, shape.block, shared), "decode_step");

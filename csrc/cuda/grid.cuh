@@ -28,13 +28,12 @@ template <class T, int N> __device__ __forceinline__ Vector<T, N> fresh_vector(c
 }
 
 // 16 bytes that this launch reads once and nobody writes: they pass L1 by.
-template <class T, int N> __device__ __forceinline__ Vector<T, N> once(const T* from) {
-    static_assert(sizeof(T) * N == 16);
+__device__ __forceinline__ uint4 once(const void* from) {
     uint4 bits;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
                  : "l"(from));
-    return *reinterpret_cast<const Vector<T, N>*>(&bits);
+    return bits;
 }
 
 // Asks for the cache line of an address; it comes to L2 while the thread goes on.

@@ -33,6 +33,7 @@ from pynanochat.engine.scores import places_of, scored, with_logprobs
 from pynanochat.engine.tickets import Answer, Ticket
 from pynanochat.engine.tool_state import ToolState
 from pynanochat.errors import CheckpointError, EngineError, UsageError
+from pynanochat.ops import backends
 
 MOST_ROWS = 64
 CHUNK = 512
@@ -394,5 +395,8 @@ def cache_room(model, rows: int) -> int:
 
 
 def runs_beside_the_host(device: torch.device) -> bool:
-    """Whether a step runs on while the host does something else, so that being a step ahead pays."""
-    return device.type == "cuda"
+    """Whether a step runs on while the host does something else, so that being a step ahead pays: on a GPU, unless
+    `pynanochat bench gpu` has seen it go wrong there."""
+    if device.type != "cuda":
+        return False
+    return ("decode_ahead", "cuda") not in backends.failed(backends.architecture(device.index or 0))

@@ -64,9 +64,13 @@ def forced() -> str | None:
 def verified(architecture: str) -> frozenset[tuple[str, str]]:
     """The (op, backend) pairs that passed on GPU `architecture` ("sm_90") and failed on none of its cards, from
     bench/results/*.json."""
-    here = [result for result in results() if result["architecture"] == architecture]
-    passed, failed = (set().union(*(result[key] for result in here)) for key in ("verified", "failed"))
-    return frozenset(passed - failed)
+    passed = (result["verified"] for result in results() if result["architecture"] == architecture)
+    return frozenset().union(*passed) - failed(architecture)
+
+
+def failed(architecture: str) -> frozenset[tuple[str, str]]:
+    """The (op, backend) pairs that failed on a card of GPU `architecture`."""
+    return frozenset().union(*(r["failed"] for r in results() if r["architecture"] == architecture))
 
 
 def results() -> list[dict]:
@@ -74,8 +78,8 @@ def results() -> list[dict]:
     of (op, backend) and its whole content. What has changed since the file was written is stale: it counts as neither.
     """
     newest = {}
-    for result in sorted(result_files(), key=lambda result: str(result["file"].get("date"))):
-        newest[result["file"].get("device")] = result
+    for result in sorted(result_files(), key=lambda result: str(result["file"].get("date") or "")):
+        newest[str(result["file"].get("device"))] = result
     return list(newest.values())
 
 
@@ -88,9 +92,9 @@ def result_files() -> list[dict]:
         return []
     for file in files:
         try:
-            result = json.loads(file.read_text())
+            result = json.loads(file.read_text(encoding="utf-8"))
             found.append({"architecture": result["architecture"], **current(result), "file": result})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # a damaged file verifies nothing
     return found
 

@@ -16,7 +16,11 @@ def multiprocessors(device: torch.device) -> int:
 
 
 class Kernel:
-    """A plan as the kernel reads it: the layers' addresses, sizes, room to work in, and the logits (1, V)."""
+    """A plan as the kernel reads it: the layers' addresses, sizes, room to work in, and the logits (1, V).
+
+    Its blocks meet at a counter in the room to work in, so two launches must not run at one time: those on another
+    stream wait for those before. A CUDA graph of a launch is replayed on one stream only, with no other launch beside.
+    """
 
     def __init__(self, plan):
         check(plan)
@@ -35,13 +39,24 @@ class Kernel:
         channels = (gates[0] if gates else 0, plan.smear_gate.size(1) if plan.smear_gate is not None else 0)
         self.sizes = (plan.heads, plan.kv_heads, plan.groups, plan.columns, plan.page, *channels)
         self.sizes += (plan.qk_scale, plan.eps, plan.softcap, multiprocessors(device))
+        self.last = None  # the stream of the last launch
 
     def launch(self, numbers, drawn):
+        self._follow()
         with cuda_stream("decode_step", self.layers) as stream:
             _C.cuda_decode_step(
                 self.layers, self.tensors, self.sizes, numbers, drawn, self.workspace, self.logits[0], stream
             )
         return self.logits
+
+    def _follow(self):
+        """Have the current stream wait for the last launch, where that was on another."""
+        if self.layers.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+            return
+        now = torch.cuda.current_stream(self.layers.device)
+        if self.last is not None and self.last != now:
+            now.wait_stream(self.last)
+        self.last = now
 
 
 def _addresses(layer) -> list[int]:

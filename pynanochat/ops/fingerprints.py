@@ -4,7 +4,7 @@
 
 Triton: the files kernels/OP*.py and those that they import from there. CUDA: the files csrc/cuda/OP*.cu and what they
 include from there, as CMakeLists.txt saw them when the extension was built. Both with ops/OP_gpu.py, which calls them.
-Comments do not count. What is no kernel of an op (decode_graphs) has the package's version for a fingerprint.
+Comments do not count. What is no op but verified too has a hash of the modules in OTHERS that it consists of.
 """
 
 import functools
@@ -13,6 +13,12 @@ import importlib.resources
 import re
 
 from pynanochat import _C, __version__
+
+OTHERS = {
+    "decode_graphs": ("engine/graphs.py", "engine/paged_cache.py", "engine/flight.py"),
+    "decode_ahead": ("engine/scheduler.py", "engine/paged_cache.py", "engine/flight.py"),
+    "fp8_training": ("model/fp8.py", "ops/fp8.py", "ops/linear_fp8.py", "ops/relu2_mlp_fp8.py"),
+}
 
 Files = dict[str, tuple[str, tuple[str, ...]]]  # name -> hash, names of the files that it uses
 
@@ -32,7 +38,7 @@ def triton_files() -> Files:
     files = {}
     for file in importlib.resources.files("pynanochat.kernels").iterdir():
         if file.name.endswith(".py"):
-            text = file.read_text()
+            text = file.read_text(encoding="utf-8")
             uses = re.findall(r"^from pynanochat\.kernels(?:\.(\w+))? import", text, re.MULTILINE)
             files[file.name] = hash_of(python_code(text)), tuple(f"{used or '__init__'}.py" for used in uses)
     return files
@@ -65,11 +71,14 @@ def fingerprint(op: str, backend: str) -> str:
     from pynanochat.ops import backends
 
     files = {"triton": triton_files, "cuda": cuda_files}.get(backend, dict)()
+    if op in OTHERS:
+        package = importlib.resources.files("pynanochat")
+        return hash_of("\n".join(python_code((package / name).read_text(encoding="utf-8")) for name in OTHERS[op]))
     names = of_op(op, files, backends.ops())
     if not names:
         return __version__
     glue = importlib.resources.files("pynanochat.ops") / f"{op}_gpu.py"
     parts = [f"{name} {files[name][0]}" for name in sorted(names)]
     if glue.is_file():
-        parts.append(python_code(glue.read_text()))
+        parts.append(python_code(glue.read_text(encoding="utf-8")))
     return hash_of("\n".join(parts))

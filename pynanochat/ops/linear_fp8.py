@@ -38,6 +38,7 @@ def cast_reference(x, scale):
     size = wide.abs()
     if x.numel():
         scale.amax.copy_(torch.maximum(scale.amax, torch.where(size.isfinite(), size, 0).amax()))
+    wide = wide.masked_fill(size.isinf(), float("nan"))  # not the largest number: the step has to be seen to be bad
     small = (wide * scale.scale).clamp(-limit, limit).to(scale.dtype)
     return small.contiguous(), small.T.contiguous()
 

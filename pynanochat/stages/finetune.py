@@ -167,7 +167,7 @@ class Finetuning(begin.Beginning):
             name=self.stage,
             folder=self.run.stage_folder(self.stage),
             model=self.model,
-            forward=forward or compiled,
+            forward=compiled if forward is None else forward,
             optimizer=self.optimizer(weight_decay=self.wanted.weight_decay, warm=self.wanted.warm_optimizer),
             schedule=self.schedule(),
             streams=streams,

@@ -92,7 +92,8 @@ class TrainingLoop:
         self.identity, self.flops_per_token = identity, flops_per_token
         self.peak_flops, self.evaluate, self.sample = peak_flops, evaluate, sample
         self.gradient_clip, self.ranks = gradient_clip, ranks or Ranks()
-        self.forward, self.loss, self.more_evaluations = forward or model, loss or next_token_loss, more_evaluations
+        self.forward = model if forward is None else forward  # torch's compiled modules have a length, and no truth
+        self.loss, self.more_evaluations = loss or next_token_loss, more_evaluations
         self.device = next(model.parameters()).device
         self.step, self.tokens, self.seconds, self.bad_steps, self.rollbacks, self.skipped = 0, 0, 0.0, 0, 0, 0
         self.pieces = 1  # that a micro-batch goes through the model in: more once one did not fit the GPU's memory

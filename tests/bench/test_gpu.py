@@ -173,6 +173,40 @@ def test_of_one_device_the_newest_file_counts(results_in):
     assert results_in("c.json", "c", date="2026-01-01") == {"a"}
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["[1]", "{", "null", '{"verified": null, "failed": ["x"]}', '{"verified": [{"op": "smear", "backend": "triton"}]}'],
+)
+def test_a_damaged_or_older_file_is_as_good_as_none(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(gpu, "installed_folder", lambda: tmp_path / "none")
+    device = {"device": "x", "architecture": "sm_90", "commit": "1"}
+    gpu.results_file(tmp_path, "x").write_text(content)
+    begun = gpu.begun(tmp_path, device, whole=False)
+    assert not begun.get("verified") and not begun.get("failed") and begun.items() >= device.items()
+    passed = gpu_tests.Outcome("test", "smear", "triton", "passed")
+    tested = gpu.tested(begun, [gpu_tests.FileRun(tmp_path / "test_smear.py", [passed], "finished")])
+    assert [e["op"] for e in tested["verified"]] == ["smear"]
+
+
+def test_another_folder_goes_on_from_what_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "installed_folder", lambda: tmp_path / "installed")
+    device = {"device": "x", "architecture": "sm_90", "commit": "1"}
+    known = device | {"tiles": {"case": {"ROWS": 64}}}
+    gpu.write_results(tmp_path / "installed", known)
+    assert gpu.begun(tmp_path / "empty", device, whole=True) == known
+
+
+@pytest.mark.parametrize(("file", "name"), [("test_graphs.py", "decode_graphs"), ("test_ahead.py", "decode_ahead")])
+def test_what_is_no_op_fails_where_its_file_breaks_off(tmp_path, file, name):
+    broken = gpu_tests.FileRun(tmp_path / file, [], "broke off")
+    assert broken.op == name and gpu_tests.failed_pairs([broken]) == [{"op": name, "backend": "cuda"}]
+
+
+def test_ops_without_tests_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="--ops nothing: has no tests for a GPU; use some of rms_norm"):
+        gpu_tests.run_tests(checkout(tmp_path, TESTS), 1, ["nothing"])
+
+
 def test_a_piece_of_a_run_leaves_the_rest_as_it_was(tmp_path):
     device = {"device": "x", "architecture": "sm_90", "commit": "1"}
     path = tmp_path / "test_rms_norm.py"

@@ -38,7 +38,7 @@ def tuned(monkeypatch):
 
         monkeypatch.setattr(gpu_timing, "event_seconds", seconds)
         kept = {}
-        left = gpu_tune.tune({"it": kernel}, deadline or time.monotonic() + 60, kept.update)
+        left = gpu_tune.tune({"it": (kernel, kernel)}, deadline or time.monotonic() + 60, kept.update)
         return kept, left
 
     return tune
@@ -70,10 +70,14 @@ def test_every_kernel_with_a_choice_is_met(monkeypatch):
     monkeypatch.setattr(JITFunction, "run", lambda kernel, *arguments, grid, warmup, **options: None)
     monkeypatch.setattr(gpu_timing, "DEVICE", "meta")
     met = {}
-    for function in gpu_tune.workloads().values():
-        with tiles.watched() as cases:
-            function()
-        met |= cases
+    for timed, compared in gpu_tune.workloads().values():
+        cases = []
+        for call in (timed, compared):
+            with tiles.watched() as seen:
+                call()
+            cases.append(seen)
+        assert cases[0] == cases[1], "what is compared is what is timed"
+        met |= cases[0]
     assert {case.split()[0] for case in met} == {
         "attention.forward", "attention.dkdv", "attention.dq", "attention_paged",
         "relu2", "slope", "muon_step", "losses",
@@ -91,8 +95,8 @@ def test_every_kernel_with_a_choice_is_met(monkeypatch):
 def card(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Toy GPU")
-    monkeypatch.setattr(gpu_tune, "workloads", lambda: {"it": Kernel({64: 2.0, 128: 1.0, 256: 3.0})})
-    monkeypatch.setattr(gpu_tune, "fastest_of", lambda function, case, candidates, expected: candidates[1])
+    monkeypatch.setattr(gpu_tune, "workloads", lambda: {"it": [Kernel({64: 2.0, 128: 1.0, 256: 3.0})]})
+    monkeypatch.setattr(gpu_tune, "fastest_of", lambda calls, case, candidates, expected: candidates[1])
     monkeypatch.setattr(gpu_tune.gpu, "publish", lambda folder, result: gpu_tune.gpu.write_results(folder, result))
     return tmp_path
 

@@ -290,6 +290,16 @@ def test_what_is_sent_keeps_its_shape_and_is_aligned():
         assert place.start % ALIGNED == 0 and whole[place].reshape(array.shape).tolist() == array.tolist()
 
 
+def test_it_goes_ahead_on_a_gpu_unless_that_failed_there(monkeypatch):
+    failed = set()
+    monkeypatch.setattr(scheduler.backends, "architecture", lambda index: "sm_90")
+    monkeypatch.setattr(scheduler.backends, "failed", lambda architecture: failed)
+    assert scheduler.runs_beside_the_host(torch.device("cuda", 0))
+    assert not scheduler.runs_beside_the_host(torch.device("cpu"))
+    failed.add(("decode_ahead", "cuda"))
+    assert not scheduler.runs_beside_the_host(torch.device("cuda", 0))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(2))
 def test_on_a_gpu_it_says_the_same_as_one_that_waits(record_property, seed):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pynanochat.ops.backends import implementations
+from pynanochat.ops.backends import implementations, missing
 
 ON_CPU = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else []
 if os.environ.get("EMULATED_CUDA"):
@@ -36,6 +36,9 @@ def pytest_generate_tests(metafunc):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
+    lacking = missing(item.callspec.params.get("backend", "")) if hasattr(item, "callspec") and not ON_CPU else ""
+    if lacking:
+        pytest.skip(lacking)
 
 
 @pytest.fixture

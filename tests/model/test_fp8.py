@@ -52,8 +52,8 @@ def test_on_a_gpu(record_property):
     """With torch's own products on the card's tensor cores, whichever kernels of ours are verified there."""
     if not torch.cuda.is_available() or unable(torch.device("cuda")):
         pytest.skip("needs a GPU with 8-bit products")
-    record_property("op", "linear_fp8")
-    record_property("backend", "triton")
+    record_property("op", "fp8_training")
+    record_property("backend", "cuda")
     test_it_learns_what_bf16_learns("2026", "cuda")
 
 

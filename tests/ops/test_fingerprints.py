@@ -35,7 +35,14 @@ def test_every_triton_twin_has_one():
     ops = [op for op in backends.ops() if f"{op}.py" in files]
     prints = {fingerprints.fingerprint(op, "triton") for op in ops}
     assert len(prints) == len(ops) > 9 and __version__ not in prints
-    assert fingerprints.fingerprint("decode_graphs", "cuda") == __version__
+    assert fingerprints.fingerprint("rms_norm", "cuda") == __version__, "there is no such kernel"
+
+
+def test_what_is_no_op_has_one_of_its_modules(monkeypatch):
+    prints = {fingerprints.fingerprint(name, "cuda") for name in fingerprints.OTHERS}
+    assert len(prints) == len(fingerprints.OTHERS) and __version__ not in prints
+    monkeypatch.setitem(fingerprints.OTHERS, "decode_graphs", ("engine/graphs.py",))
+    assert fingerprints.fingerprint.__wrapped__("decode_graphs", "cuda") not in prints
 
 
 def test_comments_are_no_code():

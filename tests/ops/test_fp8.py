@@ -7,6 +7,7 @@ import torch
 
 from pynanochat.ops import linear_fp8, relu2_mlp_fp8
 from pynanochat.ops.fp8 import E4M3, E5M2, Scales, power_of_two
+from pynanochat.ops.linear_fp8 import cast_reference
 
 
 @pytest.mark.parametrize("largest", [448.0, 447.9, 448.1, 224.0, 1.0, 3e-5, 1e-30, 1e30])
@@ -60,6 +61,16 @@ def test_the_first_steps_take_their_scales_from_the_tensors():
         assert scales.measuring == scales[0].measuring == (step < 2)
         scales[0].amax.fill_(3.0 * 2**step)
         scales.update()
+
+
+@pytest.mark.parametrize("dtype", [E4M3, E5M2], ids=str)
+def test_infinities_are_seen_to_be_bad(dtype):
+    """They must not pass as the largest number: what they are multiplied with has to show it."""
+    scale = Scales([dtype])[0]
+    rows, columns = cast_reference(torch.tensor([[1.0, float("inf")], [-float("inf"), 1e30]]), scale)
+    bad = [[False, True], [True, False]]
+    assert rows.float().isnan().tolist() == bad and columns.T.float().isnan().tolist() == bad
+    assert rows.float()[1, 1] == torch.finfo(dtype).max and scale.amax == 1e30
 
 
 def test_a_step_that_is_not_done_leaves_no_trace():

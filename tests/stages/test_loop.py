@@ -90,6 +90,19 @@ def make_loop(folder, *, steps=8, streams=2, ranks=None, identity=None, evaluate
     )
 
 
+def test_a_compiled_module_may_be_the_forward_pass(tmp_path):
+    """torch's own wrapper (`--compile on`) has a length that cannot be asked for, and so no truth value."""
+    loop = make_loop(tmp_path, steps=1)
+    forward = torch.compile(loop.model, backend="eager")
+    again = TrainingLoop(**{**arguments_of(loop), "forward": forward})
+    assert again.forward is forward and loop.forward is loop.model
+
+
+def arguments_of(loop):
+    names = ("name", "folder", "model", "optimizer", "schedule", "streams", "stream_count", "total_steps", "options")
+    return {n: getattr(loop, n) for n in (*names, "identity", "flops_per_token", "peak_flops", "evaluate", "sample")}
+
+
 def lines_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

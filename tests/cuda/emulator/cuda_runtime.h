@@ -274,6 +274,9 @@ inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSucce
 inline const char* cudaGetErrorName(cudaError_t) { return "emulator"; }
 inline const char* cudaGetErrorString(cudaError_t) { return emulator::failure.c_str(); }
 
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
 struct alignas(16) float4 {
     float x, y, z, w;
 };

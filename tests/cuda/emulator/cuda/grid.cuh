@@ -14,12 +14,14 @@ inline unsigned char* dynamic_shared() { return emulator::block->dynamic_shared.
 
 inline float fresh(const float* from) { return *from; }
 
-template <class T, int N> Vector<T, N> once(const T* from) {
-    static_assert(sizeof(T) * N == 16);
+inline uint4 once(const void* from) {
     if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) throw std::runtime_error("a vector is not aligned");
-    return *reinterpret_cast<const Vector<T, N>*>(from);
+    return *static_cast<const uint4*>(from);
 }
-template <class T, int N> Vector<T, N> fresh_vector(const T* from) { return once<T, N>(from); }
+template <class T, int N> Vector<T, N> fresh_vector(const T* from) {
+    const uint4 bits = once(from);
+    return *reinterpret_cast<const Vector<T, N>*>(&bits);
+}
 
 // A read, so that the sanitizers see an address that is none.
 inline void ask(const void* line) { static_cast<void>(*static_cast<const volatile char*>(line)); }
