@@ -175,7 +175,8 @@ std::vector<pid_t> children() {
     pid_t pid = static_cast<pid_t>(std::strtol(entry->d_name, nullptr, 10));
     if (pid <= 0) continue;
     std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-    std::string stat{std::istreambuf_iterator<char>(file), {}};
+    std::string stat;
+    std::getline(file, stat, '\0');  // nothing, where the process has ended since
     size_t name = stat.rfind(')');  // the name may hold anything
     char state;
     int parent = 0;

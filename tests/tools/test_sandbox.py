@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -162,6 +163,29 @@ def test_eight_at_once():
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda job: passes(*job, timeout=2 * LONG), jobs))
     assert [outcome.passed for outcome in outcomes] == [i % 2 == 0 for i in range(24)]
+
+
+COMING_AND_GOING = """
+import os
+for _ in range(23):
+    if not os.fork():
+        break
+while True:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_processes_that_end_while_the_helper_lists_them():
+    others = subprocess.Popen([sys.executable, "-I", "-S", "-c", COMING_AND_GOING], start_new_session=True)
+    try:
+        for _ in range(50):
+            assert passes(ADD, "assert add(2, 3) == 5", timeout=LONG).passed
+    finally:
+        os.killpg(others.pid, signal.SIGKILL)
+        others.wait()
 
 
 def test_sandbox_that_cannot_be_set_up_is_our_error(monkeypatch, tmp_path):
