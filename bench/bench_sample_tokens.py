@@ -4,9 +4,7 @@
     pytest bench/bench_sample_tokens.py --benchmark-enable
 
 Ours draws by numbers that belong to a request, so first the tokens must be those that the usual code's probabilities
-give by the same numbers. Each logit must be read once: that bounds it. `op` is ops.sample_tokens, which asks a device
-for nothing and so sorts on a CPU; engines there use engine.sampler, which need not. bench/gpu_small.py has the same
-cases on a GPU.
+give by the same numbers. Each logit must be read once: that bounds it. bench/gpu_small.py has the same cases on a GPU.
 """
 
 import functools
@@ -15,13 +13,13 @@ import pytest
 import torch
 
 from pynanochat.bench.harness import interleave, race, ratios, report, stream_rate
-from pynanochat.engine.sampler import sample, sample_unasked
+from pynanochat.engine.sampler import sample
 from pynanochat.engine.sampling import Sampling
 
 V = 32768
 ROWS = (1, 64)
 SETTINGS = {"free": Sampling(1.0, 0), "top-k 50": Sampling(0.8, 50), "top-p 0.9": Sampling(0.8, 0, 0.9)}
-ENGINES = ("ours", "op", "plain")
+ENGINES = ("ours", "plain")
 
 
 def make(rows: int, vocabulary: int = V, device="cpu"):
@@ -67,10 +65,8 @@ def contest(rows: int, settings: str) -> dict:
     samplings, each = [sampling] * rows, numbers.tolist()
     wanted = by_numbers(logits, sampling, numbers)
     assert torch.equal(sample(logits, samplings, each), wanted), "not the usual code's probabilities"
-    assert torch.equal(sample_unasked(logits, samplings, each), wanted), "not the usual code's probabilities"
     return {
         "ours": functools.partial(sample, logits, samplings, each),
-        "op": functools.partial(sample_unasked, logits, samplings, each),
         "plain": functools.partial(plain, logits, sampling),
     }
 

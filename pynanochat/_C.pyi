@@ -69,6 +69,9 @@ def attention_paged(
     most_queries: int,
     out: Any,
 ) -> None: ...
+def sample_tokens(
+    logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any, number: Any, tokens: Any
+) -> None: ...
 def product(
     a: Any, b: Any, c: Any, bf16_products: bool, after: Literal["", "relu2", "relu2_slope"] = "", h: Any | None = None
 ) -> None: ...

@@ -9,6 +9,7 @@
 #include "cpu/linear_softcap_cross_entropy.h"
 #include "cpu/product.h"
 #include "cpu/rotary_qk_norm.h"
+#include "cpu/sample_tokens.h"
 
 namespace pynanochat {
 
@@ -388,6 +389,36 @@ void run_product(py::handle a, py::handle b, py::handle c_, bool bf16_products, 
     PYNANOCHAT_CALL(product, op);
 }
 
+// --- sample_tokens ---
+
+const double* doubles(py::handle x_, const char* name, int64_t rows) {
+    const Tensor x = view(x_, name);
+    require(x.dtype == DType::f64 && !x.on_cuda && x.contiguous(), string(name) + " must be dense float64 on the CPU");
+    require_shape(x, name, {rows});
+    return x.as<double>();
+}
+
+void run_sample_tokens(py::handle logits_, py::handle temperature, py::handle top_k, py::handle top_p, py::handle min_p,
+                       py::handle number, py::handle tokens_) {
+    const Tensor logits = floats(logits_, "logits", 2), tokens = view(tokens_, "tokens");
+    require(logits.dtype == DType::f32 && logits.shape[1] >= 1, "logits must be float32 and have a vocabulary");
+    require(tokens.dtype == DType::i64 && !tokens.on_cuda && tokens.contiguous(), "tokens must be dense int64 on the CPU");
+    SampleTokens op{};
+    op.logits = logits.as<float>();
+    op.rows = logits.shape[0];
+    op.vocabulary = logits.shape[1];
+    op.row_stride = logits.stride[0];
+    op.temperature = doubles(temperature, "temperature", op.rows);
+    op.top_k = integers(top_k, "top_k", {op.rows});
+    op.top_p = doubles(top_p, "top_p", op.rows);
+    op.min_p = doubles(min_p, "min_p", op.rows);
+    op.number = doubles(number, "number", op.rows);
+    require_shape(tokens, "tokens", {op.rows});
+    op.tokens = tokens.as<int64_t>();
+    py::gil_scoped_release release;
+    PYNANOCHAT_CALL(sample_tokens, op);
+}
+
 }  // namespace
 
 void bind_cpu(py::module_& module) {
@@ -411,6 +442,7 @@ void bind_cpu(py::module_& module) {
     module.def("product", &run_product, py::arg("a"), py::arg("b"), py::arg("c"), py::arg("bf16_products"),
                py::arg("after") = "", py::arg("h") = py::none(),
                "Writes c (m, n) = a (m, k) b (k, n), then relu2(c), or c times relu2's slope where it gave h.");
+    module.def("sample_tokens", &run_sample_tokens, "Writes a token for each row of logits, drawn by the row's settings and number.");
 }
 
 }  // namespace pynanochat

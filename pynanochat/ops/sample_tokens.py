@@ -1,9 +1,9 @@
 """A token for each row of logits, drawn by the row's own settings and number; nothing waits for the device.
 
-The same tokens as pynanochat.engine.sampler.sample gives, whose rules these are: temperature, then top-k, top-p over
-what top-k left, min-p, each keeping or dropping tokens by a smallest logit, so that equal tokens share their fate; then
-the inverse of the cumulative distribution, in fp64 over the tokens in the order of their ids. The settings are tensors,
-so a CUDA graph may hold the draw. A repetition penalty is applied to the logits before.
+The rules: temperature, then top-k, top-p over what top-k left, min-p, each keeping or dropping tokens by a smallest
+logit, so that equal tokens share their fate; then the inverse of the cumulative distribution at a number of the row's
+own, in fp64 over the tokens in the order of their ids, so that no row beside it can move a boundary. The settings are
+tensors, so a CUDA graph may hold the draw. A repetition penalty is applied to the logits before.
 
 R rows, V vocabulary. Where a sum in fp64 is added up in another order its last bit may differ: only a number or a top_p
 that falls on a boundary to 15 digits can tell.
@@ -11,6 +11,7 @@ that falls on a boundary to 15 digits can tell.
 
 import torch
 
+from pynanochat import _C
 from pynanochat.ops.backends import implement, pick
 from pynanochat.ops.gpu import triton_twin
 from pynanochat.ops.register import define
@@ -46,7 +47,18 @@ def _draw(weights, number):
     return torch.searchsorted(mass, at, right=True).squeeze(1)
 
 
+# --- cpu ---
+
+
+def sample_tokens_cpu(logits, temperature, top_k, top_p, min_p, number):
+    tokens = top_k.new_empty(logits.size(0))
+    dense = (x.contiguous() for x in (temperature, top_k, top_p, min_p, number))
+    _C.sample_tokens(logits if logits.stride(1) == 1 else logits.contiguous(), *dense, tokens)
+    return tokens
+
+
 implement("sample_tokens", "reference", sample_tokens_reference)
+implement("sample_tokens", "cpu", sample_tokens_cpu)
 implement("sample_tokens", "triton", triton_twin("sample_tokens", "forward").forward)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pynanochat.engine import sampler, scheduler, tool_state
+from pynanochat.engine import scheduler, tool_state
 from pynanochat.engine.flight import ALIGNED, Drawn, Flight, packed, sent
 from pynanochat.engine.graphs import WARM, DecodeGraphs
 from pynanochat.engine.requests import Request
@@ -177,11 +177,7 @@ def log(monkeypatch):
 
         return ask
 
-    def draw(logits, samplings, numbers, histories, drawn):
-        return sampler.sample_unasked(sampler._penalised(logits, samplings, histories, drawn), samplings, numbers)
-
     monkeypatch.setattr(scheduler, "Flight", launched)
-    monkeypatch.setattr(scheduler, "sample", draw)
     monkeypatch.setattr(Flight, "read", watched)
     for name in ("tolist", "item", "cpu", "__bool__", "__int__", "__float__", "__index__"):
         monkeypatch.setattr(torch.Tensor, name, refused(name, getattr(torch.Tensor, name)))

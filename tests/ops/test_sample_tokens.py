@@ -1,4 +1,4 @@
-"""sample_tokens against the engine's sampler, which has its own tests against exact probabilities."""
+"""sample_tokens on the CPU against its reference; the engine's sampler tests both against exact probabilities."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pynanochat.engine.sampler import sample
 from pynanochat.engine.sampling import Sampling
 from pynanochat.ops import sample_tokens
+from pynanochat.ops.sample_tokens import sample_tokens_reference
 
 samplings = st.builds(
     Sampling,
@@ -48,20 +48,60 @@ def random_logits(rows, vocabulary, seed=1):
     return torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed))
 
 
+def check(logits, settings, numbers):
+    columns = columns_of(settings, numbers)
+    assert torch.equal(sample_tokens(logits, *columns), sample_tokens_reference(logits, *columns))
+
+
 @given(rows=rows, seed=st.integers(0, 99), kind=st.sampled_from(sorted(LOGITS)))
-def test_the_tokens_of_the_sampler(rows, seed, kind):
-    logits = LOGITS[kind](random_logits(len(rows), 300, seed))
-    settings, numbers = (list(column) for column in zip(*rows, strict=True))
-    expected = sample(logits, settings, numbers)
-    assert torch.equal(sample_tokens(logits, *columns_of(settings, numbers)), expected)
+def test_the_tokens_of_the_reference(rows, seed, kind):
+    check(LOGITS[kind](random_logits(len(rows), 300, seed)), *(list(column) for column in zip(*rows, strict=True)))
 
 
-@pytest.mark.parametrize("vocabulary", [1, 2, 3, 5000])
-def test_vocabularies(vocabulary):
+@pytest.mark.parametrize("vocabulary", [1, 2, 3, 31, 5000])
+def test_vocabularies(vocabulary, isa):
     settings = [Sampling(t, k, p, m) for t in (0, 0.9) for k in (0, 2) for p in (0.7, 1.0) for m in (0.0, 0.1)] * 3
-    logits = 2 * random_logits(len(settings), vocabulary)
     numbers = torch.rand(len(settings), dtype=torch.float64, generator=torch.Generator().manual_seed(2)).tolist()
-    assert torch.equal(sample_tokens(logits, *columns_of(settings, numbers)), sample(logits, settings, numbers))
+    check(2 * random_logits(len(settings), vocabulary), settings, numbers)
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "by chance", "tied"])
+def test_many_candidates(order, isa):
+    """More than are looked at first, and rows whose every logit is the largest so far."""
+    settings = [
+        Sampling(t, k, p) for t in (0.5, 3.0, 100.0) for k in (0, 1, 50, 400, 3999, 4000) for p in (0.5, 0.999, 1.0)
+    ]
+    numbers = torch.rand(len(settings), dtype=torch.float64, generator=torch.Generator().manual_seed(3)).tolist()
+    logits = 3 * random_logits(len(settings), 5003)
+    logits = {
+        "rising": logits.sort(dim=1).values,
+        "falling": logits.sort(dim=1, descending=True).values,
+        "by chance": logits,
+        "tied": logits.round(),
+    }[order]
+    check(logits, settings, numbers)
+
+
+def test_threads_and_neighbours_do_not_change_a_token():
+    settings, numbers = [Sampling(1.0, 0), Sampling(0.8, 50), Sampling(0.8, 0, 0.9)] * 4, [0.37] * 12
+    logits, columns = 3 * random_logits(12, 5000), columns_of(settings, numbers)
+    alone = [sample_tokens(logits[i : i + 1], *(x[i : i + 1] for x in columns)).item() for i in range(12)]
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert sample_tokens(logits, *columns).tolist() == alone
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_strided_logits_and_settings():
+    """A head's padding cut off, columns two apart, settings that are columns of a table."""
+    settings, numbers = [Sampling(0), Sampling(0.8, 0), Sampling(0.7, 5), Sampling(2.0, 0, 0.9)], [0.1, 0.4, 0.6, 0.9]
+    columns = [torch.stack([x, x], dim=1)[:, 0] for x in columns_of(settings, numbers)]
+    for logits in (random_logits(4, 128)[:, :100], random_logits(4, 128)[:, ::2], random_logits(128, 4).T):
+        expected = sample_tokens_reference(logits, *columns)
+        assert torch.equal(sample_tokens(logits, *columns), expected)
 
 
 def test_rows_that_are_not_numbers_are_told_apart():
@@ -70,7 +110,7 @@ def test_rows_that_are_not_numbers_are_told_apart():
     for sampling in (Sampling(0), Sampling(1.0), Sampling(1.0, 0), Sampling(1.0, 0, 0.5), Sampling(1, 0, 1, 0.1)):
         tokens = sample_tokens(logits, *columns_of([sampling] * 5, [0.5] * 5))
         assert tokens[1:4].tolist() == [300] * 3
-        assert torch.equal(tokens, sample(logits, [sampling] * 5, [0.5] * 5))
+        assert torch.equal(tokens, sample_tokens_reference(logits, *columns_of([sampling] * 5, [0.5] * 5)))
 
 
 def test_the_first_of_equals_is_the_most_probable():
