@@ -22,7 +22,6 @@ from pathlib import Path
 
 from pynanochat.errors import UsageError
 
-NO_OPS = {"graphs": "decode_graphs", "ahead": "decode_ahead", "fp8": "fp8_training"}  # test_NAME.py -> what it verifies
 MOST_PROCESSES = 8  # each has a CUDA context of about half a gigabyte on the card
 PARTS = {"test_attention.py": 6, "test_attention_paged.py": 4, "test_muon_step.py": 2}  # of files that compile long
 FILE_SECONDS = 240  # for one file or part: a kernel that hangs must not hold a process until the end
@@ -43,6 +42,7 @@ class FileRun:
     """The outcomes of one file of tests or a part of it."""
 
     path: Path
+    op: str
     outcomes: list[Outcome]
     ended: str  # "finished", "broke off", or "time" where that was up, maybe before it began
     part: str = "1/1"
@@ -55,11 +55,11 @@ class FileRun:
     def name(self) -> str:
         return self.path.name if self.part == "1/1" else f"{self.path.name} {self.part}"
 
-    @property
-    def op(self) -> str:
-        """The op, or what else is verified, that the file is about: tests/kernels/test_OP.py or test_OP_cuda.py."""
-        name = self.path.stem.removeprefix("test_").removesuffix("_cuda")
-        return NO_OPS.get(name, name)
+
+def op_of(path: Path) -> str:
+    """The op, or what else is verified, that a file is about: its line `OP = "NAME"` says it, or else test_NAME.py."""
+    said = re.search(r'^OP = "(\w+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+    return said[1] if said else path.stem.removeprefix("test_")
 
 
 def read_outcomes(report: Path) -> list[Outcome]:
@@ -100,11 +100,11 @@ def verified_pairs(runs: list[FileRun]) -> list[dict]:
 
 def failed_pairs(runs: list[FileRun]) -> list[dict]:
     """[{op, backend}] of what failed a test or broke a file off. What was not done in time has not failed."""
-    from pynanochat.ops import backends
+    from pynanochat.ops import backends, fingerprints
 
     failed = {(o.op, o.backend) for run in runs for o in run.outcomes if o.result == "failed" and o.op and o.backend}
     for run in runs:
-        if run.ended == "broke off" and run.op in NO_OPS.values():
+        if run.ended == "broke off" and run.op in fingerprints.OTHERS:
             failed.add((run.op, "cuda"))
         elif run.ended == "broke off" and run.op in backends.ops():
             kinds = ("cuda",) if run.path.stem.endswith("_cuda") else ("triton", "cuda")
@@ -141,7 +141,7 @@ def run_tests(checkout: Path, seconds: float, ops=None, done=lambda runs: None) 
     deadline = time.monotonic() + seconds
     processes = max(2, min(MOST_PROCESSES, (os.cpu_count() or 1) // 2))
     runs = [
-        FileRun(path, [], "time", f"{part + 1}/{PARTS.get(path.name, 1)}")
+        FileRun(path, op_of(path), [], "time", f"{part + 1}/{PARTS.get(path.name, 1)}")
         for path in test_files(checkout)
         for part in range(PARTS.get(path.name, 1))
     ]

@@ -162,16 +162,13 @@ def cuda_attention_backward(
     dv: Any,
     stream: int,
 ) -> None: ...
-def cuda_decode_step(
-    layers: Any,
-    tensors: list[Any],
-    sizes: tuple[float, ...],
-    numbers: Any,
-    drawn: Any,
-    workspace: Any,
-    logits: Any,
-    stream: int,
-) -> None: ...
+
+class PlannedStep: ...
+
+def plan_cuda_decode_step(
+    layers: Any, tensors: list[Any], sizes: tuple[float, ...], workspace: Any, logits: Any
+) -> PlannedStep: ...
+def cuda_decode_step(plan: PlannedStep, numbers: Any, drawn: Any, stream: int) -> None: ...
 def cuda_attention_paged(
     q: Any,
     k_pages: Any,

@@ -134,10 +134,11 @@ def look_at_fp8(findings: Findings) -> None:
 
 
 def unverified(passed) -> list[str]:
-    """The GPU backends of ops, "op (backend)", that are not among `passed`: they are never used unasked."""
-    from pynanochat.ops import backends
+    """What is for GPUs, "op (backend)", and not among `passed`: it is never used unasked."""
+    from pynanochat.ops import backends, fingerprints
 
     pairs = [(op, b) for op in backends.ops() for b in ("triton", "cuda") if b in backends.implementations(op)]
+    pairs += [(name, "cuda") for name in fingerprints.OTHERS]
     return [f"{op} ({backend})" for op, backend in pairs if (op, backend) not in passed]
 
 

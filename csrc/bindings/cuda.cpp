@@ -6,6 +6,14 @@
 
 namespace pynanochat {
 
+void bind_cuda_adamw_step(py::module_&);
+void bind_cuda_attention(py::module_&);
+void bind_cuda_attention_paged(py::module_&);
+void bind_cuda_decode_step(py::module_&);
+void bind_cuda_linear_softcap_cross_entropy(py::module_&);
+void bind_cuda_muon_step(py::module_&);
+void bind_cuda_rotary_qk_norm(py::module_&);
+
 void bind_cuda(py::module_& module) {
     module.def(
         "cuda_available",
@@ -37,7 +45,7 @@ void bind_cuda(py::module_& module) {
             return "";
 #endif
         },
-        "the files of csrc/cuda that were compiled, \"FILE HASH INCLUDED...|\" each; '' without CUDA");
+        "the files of csrc/cuda and their bindings, \"FILE HASH INCLUDED...|\" each; '' without CUDA");
 #ifdef PYNANOCHAT_CUDA_BUILT
     py::register_exception<cuda::CudaError>(module, "CudaError", PyExc_RuntimeError);
 #endif

@@ -18,10 +18,16 @@ const void* dense(py::handle tensor, const char* name, DType dtype, std::int64_t
     return result.data;
 }
 
+// A step without its numbers, checked once. Whoever made it keeps its tensors alive.
+struct PlannedStep {
+    cuda::DecodeStep op;
+    int device;
+};
+
 // `tensors` in the order of DecodeStep: embedding, head, smear gate and scale, stream and first scales, backout, cos, sin.
-void step(py::handle layers_, const py::list& tensors, const py::tuple& sizes, py::handle numbers_, py::handle drawn_,
-          py::handle workspace_, py::handle logits_, std::uintptr_t stream) {
-    const cuda::Where where = where_of(layers_, stream);
+PlannedStep plan_step(py::handle layers_, const py::list& tensors, const py::tuple& sizes, py::handle workspace_,
+                      py::handle logits_) {
+    const cuda::Where where = where_of(layers_, 0);
     const Tensor layers = cuda_view(layers_, "layers", 2, where.device);
     require(layers.dtype == DType::i64 && layers.contiguous() && layers.shape[1] == cuda::step_layer_words,
             "layers must be dense int64 of " + std::to_string(cuda::step_layer_words) + " words each");
@@ -55,15 +61,20 @@ void step(py::handle layers_, const py::list& tensors, const py::tuple& sizes, p
     op.backout = given(6, "backout", 1);
     op.cos = static_cast<const float*>(dense(tensors[7], "cos", DType::f32, cos.size(), where.device));
     op.sin = static_cast<const float*>(dense(tensors[8], "sin", DType::f32, cos.size(), where.device));
-    const std::int64_t numbers = 4 + std::int64_t{op.groups} * (1 + op.columns);
-    op.numbers = static_cast<const std::int64_t*>(dense(numbers_, "numbers", DType::i64, numbers, where.device));
-    op.drawn = static_cast<const std::int64_t*>(dense(drawn_, "drawn", DType::i64, 1, where.device));
-    op.drawn_count = op.drawn == nullptr ? 0 : view(drawn_, "drawn").size();
     op.workspace = const_cast<float*>(
         static_cast<const float*>(dense(workspace_, "workspace", DType::f32, launch.workspace, where.device)));
     op.logits = const_cast<float*>(static_cast<const float*>(dense(logits_, "logits", DType::f32, 1, where.device)));
+    return {op, where.device};
+}
+
+void step(const PlannedStep& plan, py::handle numbers_, py::handle drawn_, std::uintptr_t stream) {
+    cuda::DecodeStep op = plan.op;
+    const std::int64_t numbers = 4 + std::int64_t{op.groups} * (1 + op.columns);
+    op.numbers = static_cast<const std::int64_t*>(dense(numbers_, "numbers", DType::i64, numbers, plan.device));
+    op.drawn = static_cast<const std::int64_t*>(dense(drawn_, "drawn", DType::i64, 1, plan.device));
+    op.drawn_count = op.drawn == nullptr ? 0 : view(drawn_, "drawn").size();
     const py::gil_scoped_release release;
-    cuda::decode_step(op, where);
+    cuda::decode_step(op, {plan.device, stream});
 }
 
 }  // namespace
@@ -90,8 +101,12 @@ void bind_cuda_decode_step(py::module_& module) {
         py::arg("width"), py::arg("vocab"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("bytes"),
         py::arg("multiprocessors"));
 #ifdef PYNANOCHAT_CUDA_BUILT
-    module.def("cuda_decode_step", &step, py::arg("layers"), py::arg("tensors"), py::arg("sizes"), py::arg("numbers"),
-               py::arg("drawn"), py::arg("workspace"), py::arg("logits"), py::arg("stream"));
+    // of this module alone: the tests load another one of the same types beside it
+    py::class_<PlannedStep>(module, "PlannedStep", py::module_local());
+    module.def("plan_cuda_decode_step", &plan_step, py::arg("layers"), py::arg("tensors"), py::arg("sizes"),
+               py::arg("workspace"), py::arg("logits"), "A step of these weights, for cuda_decode_step.");
+    module.def("cuda_decode_step", &step, py::arg("plan"), py::arg("numbers"), py::arg("drawn"), py::arg("stream"),
+               "Launches one step.");
 #endif
 }
 

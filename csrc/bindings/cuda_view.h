@@ -37,12 +37,4 @@ inline py::dict as_dict(const cuda::Launch& launch) {
     return result;
 }
 
-void bind_cuda_adamw_step(py::module_& module);
-void bind_cuda_attention(py::module_& module);
-void bind_cuda_attention_paged(py::module_& module);
-void bind_cuda_decode_step(py::module_& module);
-void bind_cuda_linear_softcap_cross_entropy(py::module_& module);
-void bind_cuda_muon_step(py::module_& module);
-void bind_cuda_rotary_qk_norm(py::module_& module);
-
 }  // namespace pynanochat

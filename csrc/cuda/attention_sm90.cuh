@@ -93,7 +93,7 @@ __device__ __forceinline__ void release(Barrier& empty) {
 // Shared memory from the first kilobyte boundary on; a launch must ask for eight_rows bytes more than it uses.
 __device__ __forceinline__ char* aligned_shared() {
     const std::uint32_t start = shared_address(dynamic_shared());
-    return dynamic_shared() + (eight_rows - start % eight_rows) % eight_rows;
+    return reinterpret_cast<char*>(dynamic_shared()) + (eight_rows - start % eight_rows) % eight_rows;
 }
 
 // Has TMA bring a tile of `rows` positions; its bytes must be expected by `full`.

@@ -10,14 +10,9 @@
 #include <cuda_runtime.h>
 
 #include "cuda/check.cuh"
+#include "cuda/shared.cuh"
 
 namespace pynanochat::cuda {
-
-// The block's dynamic shared memory.
-__device__ __forceinline__ unsigned char* dynamic_shared() {
-    extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];
-    return dynamic_shared_memory;
-}
 
 __device__ __forceinline__ float fresh(const float* from) { return __ldcg(from); }
 

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "cuda/hopper_layout.h"
+#include "cuda/shared.cuh"
 
 namespace pynanochat::cuda::sm90 {
 
@@ -17,12 +18,6 @@ using Barrier = std::uint64_t;  // in shared memory
 
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
     return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-// The block's dynamic shared memory.
-__device__ __forceinline__ char* dynamic_shared() {
-    extern __shared__ char bytes[];
-    return bytes;
 }
 
 // --- mbarriers ---

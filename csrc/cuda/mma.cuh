@@ -13,13 +13,9 @@
 
 #include <cstdint>
 
-namespace pynanochat::cuda {
+#include "cuda/shared.cuh"
 
-// The block's dynamic shared memory.
-__device__ __forceinline__ unsigned char* dynamic_shared() {
-    extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];
-    return dynamic_shared_memory;
-}
+namespace pynanochat::cuda {
 
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));

@@ -33,20 +33,20 @@ class Kernel:
         self.layers = layers.to(device, non_blocking=True)
         self.workspace = torch.empty(launch["workspace"], dtype=torch.float32, device=device)
         self.logits = torch.empty(1, plan.vocab, dtype=torch.float32, device=device)
-        self.tensors = [plan.embedding, plan.head, plan.smear_gate, plan.smear_scale, plan.stream_scales]
-        self.tensors += [plan.first_scales, plan.backout, plan.cos, plan.sin]
+        tensors = [plan.embedding, plan.head, plan.smear_gate, plan.smear_scale, plan.stream_scales]
+        tensors += [plan.first_scales, plan.backout, plan.cos, plan.sin]
         gates = [layer.gate.size(1) for layer in plan.layers if layer.gate is not None]
         channels = (gates[0] if gates else 0, plan.smear_gate.size(1) if plan.smear_gate is not None else 0)
-        self.sizes = (plan.heads, plan.kv_heads, plan.groups, plan.columns, plan.page, *channels)
-        self.sizes += (plan.qk_scale, plan.eps, plan.softcap, multiprocessors(device))
+        sizes = (plan.heads, plan.kv_heads, plan.groups, plan.columns, plan.page, *channels)
+        sizes += (plan.qk_scale, plan.eps, plan.softcap, multiprocessors(device))
+        with cuda_stream("decode_step", self.layers):  # says where there is none
+            self.step = _C.plan_cuda_decode_step(self.layers, tensors, sizes, self.workspace, self.logits[0])
         self.last = None  # the stream of the last launch
 
     def launch(self, numbers, drawn):
         self._follow()
         with cuda_stream("decode_step", self.layers) as stream:
-            _C.cuda_decode_step(
-                self.layers, self.tensors, self.sizes, numbers, drawn, self.workspace, self.logits[0], stream
-            )
+            _C.cuda_decode_step(self.step, numbers, drawn, stream)
         return self.logits
 
     def _follow(self):

@@ -3,8 +3,9 @@
     fingerprint("attention", "cuda")         # "c27e0f1b93a4d580"
 
 Triton: the files kernels/OP*.py and those that they import from there. CUDA: the files csrc/cuda/OP*.cu and what they
-include from there, as CMakeLists.txt saw them when the extension was built. Both with ops/OP_gpu.py, which calls them.
-Comments do not count. What is no op but verified too has a hash of the modules in OTHERS that it consists of.
+include, with csrc/bindings/cuda_OP.cpp, as CMakeLists.txt saw them when the extension was built. Both with
+ops/OP_gpu.py, which calls them. Comments do not count. What is no op but verified too has a hash of the modules in
+OTHERS that it consists of.
 """
 
 import functools
@@ -55,8 +56,9 @@ def cuda_files() -> Files:
 
 def of_op(op: str, files: Files, ops) -> set[str]:
     """The files whose names begin with `op` and not with a longer name of an op, and all that they use."""
-    others = [other for other in ops if other != op and other.startswith(op)]
-    todo = [f for f in files if f.startswith(op) and not any(f.startswith(other) for other in others)]
+    longer = tuple(other for other in ops if other != op and other.startswith(op))
+    names = {file: file.rpartition("/")[2].removeprefix("cuda_") for file in files}
+    todo = [file for file, name in names.items() if name.startswith(op) and not name.startswith(longer)]
     found = set()
     while todo:
         file = todo.pop()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,20 @@ import torch
 
 from pynanochat.bench import gpu, gpu_tests
 from pynanochat.errors import BackendError, UsageError
-from pynanochat.ops import backends
+from pynanochat.ops import backends, fingerprints
 from pynanochat.ops.fingerprints import fingerprint
 
 TESTS = """
 import pytest
 
+OP = "rms_norm"
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
 def _say_what_ran(request, record_property):
     if "backend" in request.fixturenames:
-        record_property("op", "rms_norm")
+        record_property("op", OP)
         record_property("backend", request.getfixturevalue("backend"))
 
 
@@ -99,7 +101,7 @@ def test_a_file_in_parts(tmp_path, monkeypatch):
     assert len(tests) == len(set(tests)) == 5
     assert [{o.backend for o in run.outcomes} for run in runs] == [{"cuda"}, {"torch", "triton"}]
     assert {pair["backend"] for pair in gpu_tests.verified_pairs(runs)} == {"cuda", "triton"}
-    broken = [runs[0], gpu_tests.FileRun(runs[1].path, [], "broke off", "2/2")]
+    broken = [runs[0], replace(runs[1], outcomes=[], ended="broke off")]
     assert gpu_tests.verified_pairs(broken) == []
     assert gpu_tests.failed_pairs(broken) == [{"op": "rms_norm", "backend": "triton"}]
 
@@ -184,7 +186,7 @@ def test_a_damaged_or_older_file_is_as_good_as_none(tmp_path, monkeypatch, conte
     begun = gpu.begun(tmp_path, device, whole=False)
     assert not begun.get("verified") and not begun.get("failed") and begun.items() >= device.items()
     passed = gpu_tests.Outcome("test", "smear", "triton", "passed")
-    tested = gpu.tested(begun, [gpu_tests.FileRun(tmp_path / "test_smear.py", [passed], "finished")])
+    tested = gpu.tested(begun, [gpu_tests.FileRun(tmp_path / "test_smear.py", "smear", [passed], "finished")])
     assert [e["op"] for e in tested["verified"]] == ["smear"]
 
 
@@ -196,10 +198,11 @@ def test_another_folder_goes_on_from_what_is_installed(tmp_path, monkeypatch):
     assert gpu.begun(tmp_path / "empty", device, whole=True) == known
 
 
-@pytest.mark.parametrize(("file", "name"), [("test_graphs.py", "decode_graphs"), ("test_ahead.py", "decode_ahead")])
-def test_what_is_no_op_fails_where_its_file_breaks_off(tmp_path, file, name):
-    broken = gpu_tests.FileRun(tmp_path / file, [], "broke off")
-    assert broken.op == name and gpu_tests.failed_pairs([broken]) == [{"op": name, "backend": "cuda"}]
+@pytest.mark.parametrize("name", fingerprints.OTHERS)
+def test_what_is_no_op_has_a_file_and_fails_where_that_breaks_off(name):
+    (path,) = [path for path in gpu_tests.test_files(gpu.find_checkout()) if gpu_tests.op_of(path) == name]
+    broken = gpu_tests.FileRun(path, name, [], "broke off")
+    assert gpu_tests.failed_pairs([broken]) == [{"op": name, "backend": "cuda"}]
 
 
 def test_ops_without_tests_are_refused(tmp_path):
@@ -221,13 +224,13 @@ def test_a_piece_of_a_run_leaves_the_rest_as_it_was(tmp_path):
     assert result == known
 
     passed = gpu_tests.Outcome("test", "rms_norm", "triton", "passed")
-    tested = gpu.tested(result, [gpu_tests.FileRun(path, [passed], "finished")])
+    tested = gpu.tested(result, [gpu_tests.FileRun(path, "rms_norm", [passed], "finished")])
     assert [(e["op"], e["code"] != "older") for e in tested["verified"]] == [("rms_norm", True), ("smear", True)]
     failed = gpu_tests.Outcome("test", "smear", "triton", "failed")
-    tested = gpu.tested(result, [gpu_tests.FileRun(path, [passed, failed], "finished")])
+    tested = gpu.tested(result, [gpu_tests.FileRun(path, "rms_norm", [passed, failed], "finished")])
     assert [e["op"] for e in tested["verified"]] == ["rms_norm"]
     assert tested["failed"] == [{"op": "smear", "backend": "triton", "code": code}]
-    waiting = gpu.tested(result, [gpu_tests.FileRun(path.with_name("test_smear.py"), [], "time")])
+    waiting = gpu.tested(result, [gpu_tests.FileRun(path.with_name("test_smear.py"), "smear", [], "time")])
     assert [e["op"] for e in waiting["verified"]] == ["smear"], "not tested again yet"
 
     part = {"rows": [{"op": "smear", "case": "d12", "ms": 0.5}], "not_measured": {"attention d12": "the time was up"}}
@@ -241,7 +244,8 @@ def test_the_whole_run_and_a_piece(tmp_path, monkeypatch, capsys):
     """Every part with what it needs of the others; the file has all that there is after each step."""
     path = tmp_path / "x.json"
     now = lambda: json.loads(path.read_text())  # noqa: E731
-    passed = gpu_tests.FileRun(Path("test_smear.py"), [gpu_tests.Outcome("t", "smear", "triton", "passed")], "finished")
+    outcome = gpu_tests.Outcome("t", "smear", "triton", "passed")
+    passed = gpu_tests.FileRun(Path("test_smear.py"), "smear", [outcome], "finished")
     row = {"op": "smear", "case": "d12", "backend": "triton", "ms": 1.0}
 
     def run_tests(checkout, seconds, ops, done):

@@ -17,6 +17,7 @@ from tests.engine.fakes import ByteTokenizer, small_model
 from tests.engine.scheduling import FREE, GREEDY, TOKENIZER, model_of, prompt_of, request
 from tests.engine.test_graphs import FakeGraph, NothingAsked
 
+OP = "decode_ahead"
 SPECIAL = ByteTokenizer.special_tokens
 STOPS = frozenset((SPECIAL["<|assistant_end|>"], *b"xyz"))
 SAMPLINGS = (
@@ -286,14 +287,14 @@ def test_what_is_sent_keeps_its_shape_and_is_aligned():
         assert place.start % ALIGNED == 0 and whole[place].reshape(array.shape).tolist() == array.tolist()
 
 
-def test_it_goes_ahead_on_a_gpu_unless_that_failed_there(monkeypatch):
-    failed = set()
+def test_it_goes_ahead_on_a_gpu_where_that_is_verified(monkeypatch):
+    verified = set()
     monkeypatch.setattr(scheduler.backends, "architecture", lambda index: "sm_90")
-    monkeypatch.setattr(scheduler.backends, "failed", lambda architecture: failed)
+    monkeypatch.setattr(scheduler.backends, "verified", lambda architecture: verified)
+    assert not scheduler.runs_beside_the_host(torch.device("cuda", 0))
+    verified.add((OP, "cuda"))
     assert scheduler.runs_beside_the_host(torch.device("cuda", 0))
     assert not scheduler.runs_beside_the_host(torch.device("cpu"))
-    failed.add(("decode_ahead", "cuda"))
-    assert not scheduler.runs_beside_the_host(torch.device("cuda", 0))
 
 
 @pytest.mark.gpu
@@ -302,7 +303,7 @@ def test_on_a_gpu_it_says_the_same_as_one_that_waits(record_property, seed):
     """With graphs where they are verified, and without."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
-    record_property("op", "decode_ahead")
+    record_property("op", OP)
     record_property("backend", "cuda")
     model = small_model(seed, sequence_len=256).to("cuda")
     answers = []
@@ -328,7 +329,7 @@ def test_on_a_gpu_nothing_waits_but_for_the_tokens(record_property, monkeypatch,
     """torch itself watches: it refuses copies and questions that wait for the GPU, but not the wait for an event."""
     if not torch.cuda.is_available() or backends.missing("triton"):
         pytest.skip(backends.missing("triton") or "no GPU here")
-    record_property("op", "decode_ahead")
+    record_property("op", OP)
     record_property("backend", "cuda")
     monkeypatch.setenv("PYNANOCHAT_BACKEND", "triton")
     model = small_model(sequence_len=256).to("cuda")

@@ -5,13 +5,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pynanochat.engine import graphs as graphs_module
-from pynanochat.engine.graphs import NAME, WARM, DecodeGraphs, ladder, pay_off
+from pynanochat.engine.graphs import WARM, DecodeGraphs, ladder, pay_off
 from pynanochat.engine.paged_cache import PagedCache
 from pynanochat.engine.requests import Request
 from pynanochat.engine.sampling import Sampling
 from pynanochat.engine.scheduler import Scheduler
 from tests.engine.fakes import ByteTokenizer, small_model
 
+OP = "decode_graphs"
 ASKS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
 
 
@@ -243,7 +244,7 @@ def test_on_a_gpu_where_they_are_verified_with_an_attention_that_reads_what_is_t
     class Model:
         lm_head = Head()
 
-    passed = {(NAME, "cuda")} if verified else set()
+    passed = {(OP, "cuda")} if verified else set()
     monkeypatch.setattr(graphs_module.backends, "choose", lambda op, tensor: backend)
     monkeypatch.setattr(graphs_module.backends, "architecture", lambda index: "sm_90")
     monkeypatch.setattr(graphs_module.backends, "verified", lambda architecture: passed)
@@ -258,7 +259,7 @@ def test_a_cuda_graph_equals_the_eager_pass(record_property, monkeypatch, backen
     """With CudaGraph itself."""
     if not torch.cuda.is_available() or graphs_module.backends.missing(backend):
         pytest.skip(graphs_module.backends.missing(backend) or "no GPU here")
-    record_property("op", NAME)
+    record_property("op", OP)
     record_property("backend", "cuda")
     monkeypatch.setenv("PYNANOCHAT_BACKEND", backend)
     model = small_model().to("cuda")

@@ -10,6 +10,7 @@ from pynanochat.model import GPT, GPTConfig, lora
 from pynanochat.model.fp8 import Fp8, unable
 from pynanochat.optim import build_optimizer
 
+OP = "fp8_training"
 SIZE = {"head_dim": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "vocab_size": 50, "sequence_len": 33}
 BLOCK = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
@@ -52,7 +53,7 @@ def test_on_a_gpu(record_property):
     """With torch's own products on the card's tensor cores, whichever kernels of ours are verified there."""
     if not torch.cuda.is_available() or unable(torch.device("cuda")):
         pytest.skip("needs a GPU with 8-bit products")
-    record_property("op", "fp8_training")
+    record_property("op", OP)
     record_property("backend", "cuda")
     test_it_learns_what_bf16_learns("2026", "cuda")
 

@@ -8,21 +8,26 @@ import pytest
 from pynanochat import _C, __version__
 from pynanochat.ops import backends, fingerprints
 
-CSRC = Path(__file__).parents[2] / "csrc/cuda"
+CSRC = Path(__file__).parents[2] / "csrc"
 FILES = {
-    "norm.cu": ("1", ("norm.h", "shared.h")),
-    "norm_wide.cu": ("2", ("shared.h",)),
-    "norm_paged.cu": ("3", ("norm.h",)),
-    "norm.h": ("4", ("launch.h",)),
-    "shared.h": ("5", ()),
-    "launch.h": ("6", ()),
+    "cuda/norm.cu": ("1", ("cuda/norm.h", "cuda/shared.h")),
+    "cuda/norm_wide.cu": ("2", ("cuda/shared.h",)),
+    "cuda/norm_paged.cu": ("3", ("cuda/norm.h",)),
+    "cuda/norm.h": ("4", ("cuda/launch.h",)),
+    "cuda/shared.h": ("5", ()),
+    "cuda/launch.h": ("6", ()),
+    "bindings/cuda_norm.cpp": ("7", ("cuda/norm.h", "bindings/cuda_view.h")),
+    "bindings/cuda_norm_paged.cpp": ("8", ("bindings/cuda_view.h",)),
+    "bindings/cuda_view.h": ("9", ("bindings/view.h",)),
 }
 
 
 def test_the_files_of_an_op_are_its_own_and_what_they_use():
     ops = ["norm", "norm_paged"]
-    assert fingerprints.of_op("norm", FILES, ops) == set(FILES) - {"norm_paged.cu"}
-    assert fingerprints.of_op("norm_paged", FILES, ops) == {"norm_paged.cu", "norm.h", "launch.h"}
+    paged = {"cuda/norm_paged.cu", "bindings/cuda_norm_paged.cpp"}
+    assert fingerprints.of_op("norm", FILES, ops) == set(FILES) - paged
+    used = {"cuda/norm.h", "cuda/launch.h", "bindings/cuda_view.h"}
+    assert fingerprints.of_op("norm_paged", FILES, ops) == paged | used
     assert fingerprints.of_op("graphs", FILES, ops) == set()
 
 
@@ -53,10 +58,12 @@ def test_comments_are_no_code():
 @pytest.mark.skipif(not _C.cuda_code(), reason="built without CUDA")
 def test_the_extension_knows_the_files_it_was_built_from():
     files = fingerprints.cuda_files()
-    assert set(files) == {path.name for path in CSRC.iterdir()}
+    paths = [*(CSRC / "cuda").iterdir(), *(CSRC / "bindings").glob("cuda_*")]
+    assert set(files) == {str(path.relative_to(CSRC)) for path in paths}
     for name, (code, uses) in files.items():
         text = (CSRC / name).read_text()
         assert code == fingerprints.hash_of(re.sub(r"//[^\n]*", "", text)), f"{name} has changed since: build again"
-        assert list(uses) == re.findall(r'^#include "cuda/([^"]+)"', text, re.MULTILINE)
-    assert "hopper.cuh" in fingerprints.of_op("attention", files, backends.ops())
-    assert "hopper.cuh" not in fingerprints.of_op("attention_paged", files, backends.ops())
+        assert list(uses) == re.findall(r'^#include "([^"]+)"', text, re.MULTILINE)
+    attention, paged = (fingerprints.of_op(op, files, backends.ops()) for op in ("attention", "attention_paged"))
+    assert {"cuda/hopper.cuh", "bindings/cuda_attention.cpp"} <= attention
+    assert not {"cuda/hopper.cuh", "bindings/cuda_attention.cpp"} & paged

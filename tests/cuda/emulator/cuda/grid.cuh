@@ -7,10 +7,9 @@
 #include <stdexcept>
 
 #include "cuda/check.cuh"
+#include "cuda/shared.cuh"
 
 namespace pynanochat::cuda {
-
-inline unsigned char* dynamic_shared() { return emulator::block->dynamic_shared.get(); }
 
 inline float fresh(const float* from) { return *from; }
 

@@ -19,6 +19,7 @@
 #include <type_traits>
 
 #include "cuda/hopper_layout.h"
+#include "cuda/shared.cuh"
 
 namespace emulator::sm90 {
 
@@ -203,7 +204,6 @@ namespace pynanochat::cuda::sm90 {
 using Barrier = std::uint64_t;
 
 inline std::uint32_t shared_address(const void* pointer) { return emulator::sm90::address_of(pointer); }
-inline char* dynamic_shared() { return emulator::sm90::at_shared(emulator::sm90::dynamic_shared_begins); }
 
 inline void barrier_start(Barrier& barrier, unsigned arrivals) {
     emulator::sm90::hopper().barriers[&barrier] = {static_cast<int>(arrivals), static_cast<int>(arrivals)};

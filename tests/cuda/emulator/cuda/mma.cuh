@@ -17,6 +17,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/shared.cuh"
+
 namespace emulator {
 
 struct Copy {
@@ -119,7 +121,6 @@ template <class T> void multiply(float (&c)[4], const unsigned (&a)[4], unsigned
 
 namespace pynanochat::cuda {
 
-inline unsigned char* dynamic_shared() { return emulator::block->dynamic_shared.get(); }
 inline void copy_async_16(void* to, const void* from, bool inside) { emulator::copy_later(to, from, 16, inside); }
 inline void copy_async_4(void* to, const void* from, bool inside) { emulator::copy_later(to, from, 4, inside); }
 inline void commit_copies() { emulator::lane_state().groups.emplace_back(); }
