@@ -11,7 +11,7 @@ N parameters, M of them in the blocks' matrices, C width, V rows of the head.
 
 The passes and the update come one after the other, so that a step takes `always` and the larger of the two.
 tests/model/test_memory.py counts what autograd saves against `activation_bytes_per_token`. It has not been compared
-with a GPU's allocator yet; where a plan is wrong, a step is done again in smaller pieces (stages/loop.py).
+with a GPU's allocator yet; where a plan is wrong, a step is done again in smaller pieces (stages/gradients.py).
 """
 
 from dataclasses import dataclass

@@ -26,9 +26,8 @@ import torch.distributed as dist
 from pynanochat import checkpoint, settings
 from pynanochat.errors import CheckpointError, Interrupted, TrainingError
 from pynanochat.model import lora
-from pynanochat.ops.casts import casts_kept
 from pynanochat.runtime import Ranks, current_memory, peak_memory
-from pynanochat.stages.pieces import pieces_of, tokens_of
+from pynanochat.stages.gradients import Gradients
 from pynanochat.stages.progress import Display, duration
 
 
@@ -92,11 +91,12 @@ class TrainingLoop:
         self.identity, self.flops_per_token = identity, flops_per_token
         self.peak_flops, self.evaluate, self.sample = peak_flops, evaluate, sample
         self.gradient_clip, self.ranks = gradient_clip, ranks or Ranks()
-        self.forward = model if forward is None else forward  # torch's compiled modules have a length, and no truth
-        self.loss, self.more_evaluations = loss or next_token_loss, more_evaluations
+        self.more_evaluations = more_evaluations
+        say = lambda words: self.display.say(words)  # noqa: E731  the display comes with the run
+        loss = loss or next_token_loss
+        self.gradients = Gradients(name, model, optimizer, loss, stream_count, self.ranks, say, forward)
         self.device = next(model.parameters()).device
         self.step, self.tokens, self.seconds, self.bad_steps, self.rollbacks, self.skipped = 0, 0, 0.0, 0, 0, 0
-        self.pieces = 1  # that a micro-batch goes through the model in: more once one did not fit the GPU's memory
         self._wall_before, self._started = 0.0, time.perf_counter()
         self.last_eval: dict = {}
         self._stop_signal = 0  # what this rank caught; it stops only once all ranks know, in the same step
@@ -170,15 +170,16 @@ class TrainingLoop:
         started = time.perf_counter()
         values = self.schedule.at(self.step, self.total_steps)
         self.optimizer.apply_schedule(*values)
-        loss, tokens = self._accumulate()
-        loss, tokens, metrics, stop = self._reduce(loss, tokens, self._stream_metrics())
+        loss, tokens = self.gradients.add_up(self.streams)
+        self.gradients.sum_over_ranks()
+        loss, tokens, metrics, stop = self._sums(loss, tokens, self._stream_metrics())
         norm = self.optimizer.clip_gradients(self.gradient_clip)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
         if finite:
             if norm > 0:  # where nothing is to be learnt, momentum and weight decay must not move the weights either
                 self.optimizer.step()
             self.bad_steps = 0
-        self._move_scales(finite)
+        self.gradients.move_scales(finite)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.tokens += tokens
@@ -189,57 +190,6 @@ class TrainingLoop:
         if not finite:
             self._after_bad_step(loss, float(norm))
 
-    def _accumulate(self) -> tuple[torch.Tensor, int]:
-        """Gradients of the mean loss over this rank's micro-batches, divided by those of all ranks; the summed loss and
-        the tokens. Where the GPU's memory is too small, the same batches again in smaller pieces, and where the
-        backward pass does not compile, uncompiled."""
-        batches: list = []
-        if self.model.fp8 is not None:
-            self.model.fp8.begin()
-        while True:
-            compiles = True
-            try:
-                with casts_kept(), contextlib.suppress(torch.cuda.OutOfMemoryError):  # which lets go of its tensors
-                    return self._gradients(batches)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                compiles = False
-                if not (hasattr(self.forward, "give_up") and self.forward.give_up(error)):
-                    raise
-            self.optimizer.zero_grad(set_to_none=True)
-            if compiles:
-                torch.cuda.empty_cache()
-                self._split(batches[-1])
-
-    def _gradients(self, batches: list) -> tuple[torch.Tensor, int]:
-        """Add up the gradients of `batches`, one from each stream, which are drawn here where they are not there."""
-        total, tokens = torch.zeros((), device=self.device), 0
-        measuring = self.model.fp8 is not None and self.model.fp8.measuring
-        forward = self.model if measuring else self.forward  # a few steps are not worth a graph of their own
-        for number, stream in enumerate(self.streams.values()):
-            if number == len(batches):
-                batches.append(next(stream))
-            tokens += tokens_of(batches[number])
-            for piece, share in pieces_of(batches[number], self.pieces):
-                if share:
-                    loss = self.loss(forward, piece) / (self.stream_count / share)
-                    loss.backward()
-                    total += loss.detach()
-        return total, tokens
-
-    def _split(self, batch) -> None:
-        """From now on run micro-batches in twice as many pieces. Raises TrainingError for one that has no more rows."""
-        before, self.pieces = len(pieces_of(batch, self.pieces)), 2 * self.pieces
-        after = len(pieces_of(batch, self.pieces))
-        if after == before:
-            raise TrainingError(
-                f"{self.name}: a micro-batch does not fit into the memory of {self.device} and cannot be made "
-                "smaller; use a smaller --device-rows, --sequence-len or --depth"
-            )
-        self.display.say(
-            f"{self.name}: out of memory on {self.device}: each micro-batch goes in {after} pieces from here on, "
-            "the step's batch stays the same"
-        )
-
     def _stream_metrics(self) -> dict[str, float]:
         """This rank's share of the mean over all streams."""
         sums: dict[str, float] = {}
@@ -248,18 +198,10 @@ class TrainingLoop:
                 sums[name] = sums.get(name, 0.0) + value / self.stream_count
         return sums
 
-    def _reduce(self, loss, tokens: int, metrics: dict[str, float]) -> tuple[float, int, dict[str, float], int]:
-        """Sum all over the ranks, the gradients too; also the highest stop signal that any rank caught."""
+    def _sums(self, loss, tokens: int, metrics: dict[str, float]) -> tuple[float, int, dict[str, float], int]:
+        """The sums over the ranks; also the highest stop signal that any rank caught."""
         if self.ranks.world_size == 1:
             return loss.item(), tokens, metrics, self._stop_signal
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:  # another rank may have one
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([p.grad.flatten() for p in parameters])
-        dist.all_reduce(flat)
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad.copy_(part.view_as(parameter))
         names = sorted(metrics)
         sums = torch.tensor([tokens, *(metrics[n] for n in names)], dtype=torch.float64, device=self.device)
         dist.all_reduce(loss)
@@ -268,17 +210,6 @@ class TrainingLoop:
         dist.all_reduce(stop, dist.ReduceOp.MAX)
         tokens, *means = sums.tolist()
         return loss.item(), round(tokens), dict(zip(names, means, strict=True)), int(stop.item())
-
-    def _move_scales(self, finite: bool) -> None:
-        """The scales of products in 8 bits, the same on all ranks, after a step; one that was not finite leaves none
-        of its magnitudes behind."""
-        fp8 = self.model.fp8
-        if fp8 is None:
-            return
-        if finite:
-            fp8.finish(None if self.ranks.world_size == 1 else lambda seen: dist.all_reduce(seen, dist.ReduceOp.MAX))
-        else:
-            fp8.forget()
 
     def _after_bad_step(self, loss: float, norm: float) -> None:
         """A step whose loss or gradient was not finite changed nothing; after several in a row, roll back."""

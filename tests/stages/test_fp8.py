@@ -77,22 +77,22 @@ def test_a_run_with_another_switch_is_refused(tmp_path):
 
 def test_bad_steps_leave_no_magnitudes_behind_and_a_rollback_takes_the_scales_back(tmp_path, monkeypatch):
     loop = loop_of(tmp_path, steps=7, save_every=2, max_bad_steps=2)
-    plain, seen = loop._accumulate, []
+    plain, seen = loop.gradients.add_up, []
 
-    def accumulate():
-        loss, tokens = plain()
+    def add_up(streams):
+        loss, tokens = plain(streams)
         if loop.step in (4, 5):
             for scale in loop.model.fp8.scales:
                 scale.amax.fill_(1e30)
             loss = loss * float("nan")
         return loss, tokens
 
-    def move(finite, before=loop._move_scales):
+    def move(finite, before=loop.gradients.move_scales):
         before(finite)
         seen.append({name: tensor.clone() for name, tensor in loop.model.fp8.state().items()})
 
-    monkeypatch.setattr(loop, "_accumulate", accumulate)
-    monkeypatch.setattr(loop, "_move_scales", move)
+    monkeypatch.setattr(loop.gradients, "add_up", add_up)
+    monkeypatch.setattr(loop.gradients, "move_scales", move)
     summary = loop.run()
     assert summary["skipped_steps"] == 2 and loop.rollbacks == 1
     assert same(seen[3], seen[4]) and same(seen[4], seen[5])
@@ -103,9 +103,9 @@ def test_bad_steps_leave_no_magnitudes_behind_and_a_rollback_takes_the_scales_ba
 def test_memory_that_runs_out_changes_no_more_than_the_rounding(whole, tmp_path):
     """Of 2 rows that a micro-batch has one fits; while the tensors are measured, the model runs as it is."""
     loop = loop_of(tmp_path)
-    loop.forward = SmallCard(loop.model, 1, backward=True)
+    loop.gradients.forward = SmallCard(loop.model, 1, backward=True)
     loop.run()
-    assert loop.pieces == 2 and loop.forward.failures == 1
+    assert loop.gradients.pieces == 2 and loop.gradients.forward.failures == 1
     found, expected = losses(tmp_path), losses(whole)
     assert [found[step] for step in range(1, MEASURED + 1)] == [expected[step] for step in range(1, MEASURED + 1)]
     assert list(found.values()) == pytest.approx(list(expected.values()), abs=0.01)

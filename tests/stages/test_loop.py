@@ -95,7 +95,7 @@ def test_a_compiled_module_may_be_the_forward_pass(tmp_path):
     loop = make_loop(tmp_path, steps=1)
     forward = torch.compile(loop.model, backend="eager")
     again = TrainingLoop(**{**arguments_of(loop), "forward": forward})
-    assert again.forward is forward and loop.forward is loop.model
+    assert again.gradients.forward is forward and loop.gradients.forward is loop.model
 
 
 def arguments_of(loop):
@@ -170,13 +170,13 @@ def test_other_settings_are_refused_and_named(tmp_path):
 def test_a_bad_step_changes_nothing(tmp_path, monkeypatch):
     loop = make_loop(tmp_path, steps=3)
     poisoned = {1}
-    plain = loop._accumulate
+    plain = loop.gradients.add_up
 
-    def accumulate():
-        loss, tokens = plain()
+    def add_up(streams):
+        loss, tokens = plain(streams)
         return (loss * float("nan") if loop.step in poisoned else loss), tokens
 
-    monkeypatch.setattr(loop, "_accumulate", accumulate)
+    monkeypatch.setattr(loop.gradients, "add_up", add_up)
     before = {}
     original = loop._one_step
 
@@ -192,13 +192,13 @@ def test_a_bad_step_changes_nothing(tmp_path, monkeypatch):
 
 def test_bad_steps_in_a_row_roll_back_and_then_give_up(tmp_path, monkeypatch):
     loop = make_loop(tmp_path, steps=40, save_every=2, max_bad_steps=2, max_rollbacks=1)
-    plain = loop._accumulate
+    plain = loop.gradients.add_up
 
-    def accumulate():
-        loss, tokens = plain()
+    def add_up(streams):
+        loss, tokens = plain(streams)
         return loss * (float("inf") if loop.step >= 3 else 1.0), tokens
 
-    monkeypatch.setattr(loop, "_accumulate", accumulate)
+    monkeypatch.setattr(loop.gradients, "add_up", add_up)
     with pytest.raises(TrainingError, match="--lr-scale"):
         loop.run()
     assert loop.rollbacks == 2

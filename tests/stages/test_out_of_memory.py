@@ -54,7 +54,7 @@ def loop_of(folder, monkeypatch, rows, backward=False, stream=Rows, **how):
     loop = make_loop(folder, steps=4, eval_every=0, sample_every=0, save_every=0, **how)
     loop.streams = {number: stream(number) for number in loop.streams}
     if rows:
-        loop.forward = SmallCard(loop.model, rows, backward)
+        loop.gradients.forward = SmallCard(loop.model, rows, backward)
     said = []
     monkeypatch.setattr("pynanochat.stages.progress.Display.say", lambda self, text: said.append(text))
     return loop, said
@@ -65,8 +65,8 @@ def test_the_same_batches_are_learnt_from_in_smaller_pieces(tmp_path, monkeypatc
     loop_of(tmp_path / "whole", monkeypatch, 0)[0].run()
     loop, said = loop_of(tmp_path / "small", monkeypatch, rows, backward)
     summary = loop.run()
-    assert loop.pieces == pieces
-    assert loop.forward.failures == pieces.bit_length() - 1  # found out in the first step, and never again
+    assert loop.gradients.pieces == pieces
+    assert loop.gradients.forward.failures == pieces.bit_length() - 1  # found out in the first step, and never again
     lines = [line for line in said if "out of memory" in line]
     assert len(lines) == pieces.bit_length() - 1 and f"in {pieces} pieces from here on" in lines[-1]
     assert summary["tokens"] == 4 * 2 * ROWS * CONFIG.sequence_len and summary["skipped_steps"] == 0
@@ -82,7 +82,7 @@ def test_the_gradients_are_those_of_whole_batches(tmp_path, monkeypatch):
     for rows in (0, 1):
         loop, _ = loop_of(tmp_path, monkeypatch, rows, backward=True)
         loop.display = Display("", 1, False)
-        loop._accumulate()
+        loop.gradients.add_up(loop.streams)
         grads.append({name: p.grad for name, p in loop.model.named_parameters()})
     for name, gradient in grads[0].items():
         torch.testing.assert_close(grads[1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
@@ -96,7 +96,7 @@ def test_a_row_that_does_not_fit_ends_in_one_line(tmp_path, monkeypatch):
 
 def test_a_batch_that_knows_no_pieces_ends_in_one_line(tmp_path, monkeypatch):
     loop, _ = loop_of(tmp_path, monkeypatch, rows=1, stream=Whole)
-    loop.loss = lambda forward, batch: forward(batch.ids, batch.ids)
+    loop.gradients.loss = lambda forward, batch: forward(batch.ids, batch.ids)
     with pytest.raises(TrainingError, match="cannot be made smaller"):
         loop.run()
 
@@ -156,15 +156,15 @@ class DoesNotCompile(Exploding):
 def test_a_backward_pass_that_does_not_compile_costs_no_batch(tmp_path, monkeypatch):
     loop_of(tmp_path / "whole", monkeypatch, 0)[0].run()
     loop, _ = loop_of(tmp_path / "given up", monkeypatch, 0)
-    loop.forward = Uncompilable(loop.model, 0)
+    loop.gradients.forward = Uncompilable(loop.model, 0)
     loop.run()
-    assert loop.forward.failures == loop.pieces == 1
+    assert loop.gradients.forward.failures == loop.gradients.pieces == 1
     assert losses(tmp_path / "given up") == losses(tmp_path / "whole")
 
 
 def test_a_step_that_must_be_compiled_ends_where_it_cannot_be(tmp_path, monkeypatch):
     loop, _ = loop_of(tmp_path, monkeypatch, 0)
-    loop.forward = Uncompilable(loop.model, 0)
-    loop.forward.give_up = lambda error: False
+    loop.gradients.forward = Uncompilable(loop.model, 0)
+    loop.gradients.forward.give_up = lambda error: False
     with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="no compiler"):
         loop.run()
