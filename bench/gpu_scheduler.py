@@ -1,7 +1,7 @@
 """Benchmark of decoding as the engine does it, for bench/gpu_steps.py: whole steps of the scheduler, sampling included.
 
-A step ahead, as it is the default on a GPU, and waiting for each step's tokens before the next is launched; with graphs
-where they are verified. Each row answers a prompt of its own, which fills a quarter of the context.
+A step ahead, as it is the default once verified, and waiting for each step's tokens before the next is launched; with
+graphs where they are verified. Each row answers a prompt of its own, which fills a quarter of the context.
 """
 
 from pynanochat.bench import gpu_timing as timing

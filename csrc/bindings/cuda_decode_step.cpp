@@ -18,7 +18,7 @@ const void* dense(py::handle tensor, const char* name, DType dtype, std::int64_t
     return result.data;
 }
 
-// A step without its numbers, checked once. Whoever made it keeps its tensors alive.
+// A step without its numbers, checked once. The Plan that it was made of keeps its tensors alive.
 struct PlannedStep {
     cuda::DecodeStep op;
     int device;

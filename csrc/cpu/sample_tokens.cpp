@@ -137,13 +137,18 @@ float middle(float a, float b, float c) {
     return a > c ? a : b > c ? c : b;
 }
 
-// The smallest of the values that have less than `share` of weight above them: quickselect, by weight.
+// The smallest of the values that have less than `share` of weight above them: quickselect, by weight. Its pivots are at
+// places by chance, always the same ones, so that no order of logits that somebody has a reason for makes it slow.
 float smallest_within(const Candidates& c, double share) {
     i64 from = 0, to = c.count;
     double above = 0.0;
-    while (true) {
-        const i64 quarter = (to - from) / 4;
-        const float pivot = middle(c.values[from + quarter], c.values[(from + to) / 2], c.values[to - 1 - quarter]);
+    std::uint64_t chance = 0;
+    const auto any_value = [&] {
+        chance = chance * 6364136223846793005u + 1442695040888963407u;
+        return c.values[from + static_cast<i64>((chance >> 33) % static_cast<std::uint64_t>(to - from))];
+    };
+    while (from < to) {
+        const float a = any_value(), b = any_value(), pivot = middle(a, b, any_value());
         i64 greater = from, less = to;  // larger ones are put before `greater`, smaller ones from `less` on
         double larger_ones = 0.0, equal_ones = 0.0;
         for (i64 i = from; i < less;) {
@@ -165,6 +170,7 @@ float smallest_within(const Candidates& c, double share) {
             from = less;
         }
     }
+    return lowest;
 }
 
 // The k-th largest logit.
@@ -266,11 +272,11 @@ i64 sample_row(const SampleTokens& op, i64 r, Candidates c) {
 }  // namespace
 
 void sample_tokens(const SampleTokens& op) {
-    const bool parallel = op.rows > 1 && op.rows * op.vocabulary >= parallel_logits;
-    const i64 threads = parallel ? omp_get_max_threads() : 1, room = op.vocabulary + width;
+    const i64 most = omp_get_max_threads() < op.rows ? omp_get_max_threads() : op.rows;
+    const i64 threads = op.rows * op.vocabulary >= parallel_logits ? most : 1, room = op.vocabulary + width;
     double* weights = static_cast<double*>(workspace(static_cast<std::size_t>(threads * room) * 12));
     float* values = reinterpret_cast<float*>(weights + threads * room);
-#pragma omp parallel for schedule(dynamic) if (parallel)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (i64 r = 0; r < op.rows; ++r) {
         const i64 thread = omp_get_thread_num();
         op.tokens[r] = sample_row(op, r, {values + thread * room, weights + thread * room, 0});

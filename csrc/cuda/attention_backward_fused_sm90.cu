@@ -54,7 +54,7 @@ template <int D> inline constexpr int chunk_columns = D / consumers;
 template <int D> inline constexpr int chunk_floats = query_rows * chunk_columns<D>;
 template <int D> inline constexpr int chunk_bytes = chunk_floats<D> * 4;
 template <int D>
-inline constexpr int fused_shared = Fused<D>::tiles_bytes + 2 * ds_bytes + consumers * chunk_bytes<D> + eight_rows;
+inline constexpr int fused_shared = Fused<D>::tiles_bytes + 2 * ds_bytes + consumers * chunk_bytes<D>;
 inline constexpr int both_barrier = 5;  // all threads of both consumers
 
 // Where the accumulators d[4 n] to d[4 n + 3] of thread `thread` lie in a chunk: 16 bytes, beside those of the next thread.
@@ -221,8 +221,8 @@ __global__ void __launch_bounds__(block_threads, 1) attention_backward_fused_ker
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
     using F = Fused<D>;
     __shared__ BackwardShared<F> shared;
-    static_assert(fused_shared<D> + sizeof shared <= largest_shared);
-    const FusedTiles<D> tiles{{aligned_shared()}};
+    static_assert(fused_shared<D> + own_shared<sizeof shared> <= largest_shared);
+    const FusedTiles<D> tiles{{dynamic_shared()}};
     run_block(op, tiles.tiles, shared, [&](int consumer) { consume_fused<T, D>(op, tiles, shared, consumer); });
 #endif
 }

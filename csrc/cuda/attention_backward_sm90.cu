@@ -27,7 +27,6 @@ namespace pynanochat::cuda {
 namespace sm90 {
 
 template <int D, bool of_keys> using Split = Form<D, 64, 3, of_keys>;
-template <class F> inline constexpr int backward_shared = F::tiles_bytes + eight_rows;
 
 // One consumer: 64 kept rows from `begin` on.
 template <class T, class F>
@@ -121,8 +120,8 @@ __global__ void __launch_bounds__(block_threads, 1) attention_backward_kernel(co
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
     using F = Split<D, of_keys>;
     __shared__ BackwardShared<F> shared;
-    static_assert(backward_shared<F> + sizeof shared <= largest_shared);
-    const BackwardTiles<F> tiles{aligned_shared()};
+    static_assert(F::tiles_bytes + own_shared<sizeof shared> <= largest_shared);
+    const BackwardTiles<F> tiles{dynamic_shared()};
     run_block(op, tiles, shared, [&](int consumer) { consume_backward<T, F>(op, tiles, shared, consumer); });
 #endif
 }
@@ -137,7 +136,7 @@ template <class T, int D> void start(const Attention& op, cudaStream_t stream) {
     const auto run = [&](auto form, void (*kernel)(Backward), int bytes) {
         using F = decltype(form);
         const Backward parameters = backward_parameters<F>(op, bytes);
-        launch(kernel, parameters, parameters.order, backward_shared<F>, stream);
+        launch(kernel, parameters, parameters.order, F::tiles_bytes, stream);
     };
     run(Split<D, false>{}, attention_backward_kernel<T, D, false>, D * 4);                           // k and v
     run(Split<D, true>{}, attention_backward_kernel<T, D, true>, op.heads / op.groups * D * 4);  // q and dout

@@ -25,7 +25,7 @@ namespace sm90 {
 
 template <int D> inline constexpr int stages = D == 64 ? 4 : 2;
 template <int D> inline constexpr int tile_bytes = parts<D> * tile_rows * row_bytes;
-template <int D> inline constexpr int shared_bytes = (1 + 2 * stages<D>) * tile_bytes<D> + eight_rows;
+template <int D> inline constexpr int shared_bytes = (1 + 2 * stages<D>) * tile_bytes<D>;
 
 struct Forward {
     CUtensorMap q, k, v, out;
@@ -208,8 +208,8 @@ template <class T, int D>
 __global__ void __launch_bounds__(block_threads, 1) attention_forward_kernel(const __grid_constant__ Forward op) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
     __shared__ Barriers<stages<D>> barriers;
-    static_assert(shared_bytes<D> + sizeof barriers <= largest_shared);
-    const Tiles<D> tiles{aligned_shared()};
+    static_assert(shared_bytes<D> + own_shared<sizeof barriers> <= largest_shared);
+    const Tiles<D> tiles{dynamic_shared()};
     const Order::Work work = op.order.at(static_cast<int>(blockIdx.x));
     const int begin = work.tile * tile_rows, head = work.pair % op.heads, batch = work.pair / op.heads;
     const Range range = visible(op, begin);

@@ -21,6 +21,8 @@ inline constexpr int consumer_warps = consumers * group_threads / 32;
 inline constexpr int producer_registers = 24, consumer_registers = 240;
 static_assert(group_threads * (producer_registers + consumers * consumer_registers) <= 65536);
 inline constexpr int largest_shared = 227 << 10;
+// What a kernel's own variables take of it, as the dynamic part behind them begins at a whole kilobyte.
+template <std::size_t bytes> inline constexpr std::size_t own_shared = (bytes + eight_rows - 1) / eight_rows * eight_rows;
 inline constexpr std::int64_t section_bytes = std::int64_t{24} << 20;  // half of L2, for what blocks that run together stream
 inline constexpr float log2_of_e = 1.4426950408889634f;
 
@@ -88,12 +90,6 @@ template <int n> struct Turn {  // whose turn it is in a ring
 __device__ __forceinline__ void release(Barrier& empty) {
     meet_warp();  // lane 0 arrives for all: their reads come first
     if (threadIdx.x % 32 == 0) barrier_arrive(empty);
-}
-
-// Shared memory from the first kilobyte boundary on; a launch must ask for eight_rows bytes more than it uses.
-__device__ __forceinline__ char* aligned_shared() {
-    const std::uint32_t start = shared_address(dynamic_shared());
-    return reinterpret_cast<char*>(dynamic_shared()) + (eight_rows - start % eight_rows) % eight_rows;
 }
 
 // Has TMA bring a tile of `rows` positions; its bytes must be expected by `full`.

@@ -27,7 +27,7 @@ template <class T> struct Room {
     float* scratch;                  // partial sums of a product, or the parts of attention
 
     __device__ explicit Room(const DecodeStep& op) {
-        unsigned char* bytes = dynamic_shared();
+        char* bytes = dynamic_shared();
         first = reinterpret_cast<float*>(bytes);
         stream = first + width_of(op);
         middle = stream + width_of(op);

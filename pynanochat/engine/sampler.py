@@ -49,7 +49,7 @@ def sample(
     settings = torch.zeros(5, aligned, dtype=torch.float64, pin_memory=logits.device.type == "cuda")
     given = [(s.temperature, s.top_p, s.min_p, number) for s, number in zip(samplings, numbers, strict=True)]
     top_ks = [min(s.top_k, logits.size(-1)) for s in samplings]
-    settings[:4, :rows] = torch.tensor(given, dtype=torch.float64).T
+    settings[:4, :rows] = torch.tensor(given, dtype=torch.float64).view(rows, 4).T
     settings[4, :rows] = torch.tensor(top_ks).view(torch.float64)  # whole numbers, bit by bit
     settings = settings.to(logits.device, non_blocking=True)[:, :rows]
     temperature, top_p, min_p, number, top_k = settings

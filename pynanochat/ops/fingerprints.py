@@ -2,10 +2,10 @@
 
     fingerprint("attention", "cuda")         # "c27e0f1b93a4d580"
 
-Triton: the files kernels/OP*.py and those that they import from there. CUDA: the files csrc/cuda/OP*.cu and what they
-include, with csrc/bindings/cuda_OP.cpp, as CMakeLists.txt saw them when the extension was built. Both with
-ops/OP_gpu.py, which calls them. Comments do not count. What is no op but verified too has a hash of the modules in
-OTHERS that it consists of.
+Triton: the files kernels/OP*.py and those that they import from there. CUDA: the files csrc/cuda/OP*.cu and
+csrc/bindings/cuda_OP.cpp and what they include of csrc/cuda and of bindings/cuda_*, as CMakeLists.txt saw them when the
+extension was built. Both with ops/OP_gpu.py, which calls them. Comments do not count. What is no op but verified too
+has a hash of the modules in OTHERS that it consists of.
 """
 
 import functools
@@ -17,7 +17,7 @@ from pynanochat import _C, __version__
 
 OTHERS = {
     "decode_graphs": ("engine/graphs.py", "engine/paged_cache.py", "engine/flight.py"),
-    "decode_ahead": ("engine/scheduler.py", "engine/paged_cache.py", "engine/flight.py"),
+    "decode_ahead": ("engine/scheduler.py", "engine/sampler.py", "engine/paged_cache.py", "engine/flight.py"),
     "fp8_training": ("model/fp8.py", "ops/fp8.py", "ops/linear_fp8.py", "ops/relu2_mlp_fp8.py"),
 }
 

@@ -5,8 +5,9 @@ logit, so that equal tokens share their fate; then the inverse of the cumulative
 own, in fp64 over the tokens in the order of their ids, so that no row beside it can move a boundary. The settings are
 tensors, so a CUDA graph may hold the draw. A repetition penalty is applied to the logits before.
 
-R rows, V vocabulary. Where a sum in fp64 is added up in another order its last bit may differ: only a number or a top_p
-that falls on a boundary to 15 digits can tell.
+R rows, V vocabulary. Backends add up and take exponentials in ways that may differ in the last bit: only a number, a
+top_p or a min_p that falls on a boundary to 15 digits can tell, or the number 0 where the first tokens have less than
+exp(-700) of the most probable one's weight, which the CPU's takes for none.
 """
 
 import torch
@@ -80,8 +81,9 @@ _op = define(
 def sample_tokens(logits, temperature, top_k, top_p, min_p, number):
     """logits (R, V) fp32 -> tokens (R,) int64; a row whose largest logit is not a finite number gets V.
 
-    temperature (0 for the most probable token, the first of equals), top_p, min_p and number, in [0, 1), are (R,)
-    float64; top_k (R,) int64, 0 for all tokens. Raises ValueError for other dtypes or shapes.
+        temperature (0 for the most probable token, the first of equals), top_p, min_p and number, in [0, 1), are (R,)
+        float64; top_k (R,) int64, 0 for all tokens. Their values are not looked at: out of the ranges that
+    pynanochat.engine.sampling.Sampling has, a row gets any token or V. Raises ValueError for other dtypes or shapes.
     """
     _check(logits, temperature, top_k, top_p, min_p, number)
     return (_op if torch.compiler.is_compiling() else _run)(logits, temperature, top_k, top_p, min_p, number)

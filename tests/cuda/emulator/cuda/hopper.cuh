@@ -23,7 +23,7 @@
 
 namespace emulator::sm90 {
 
-constexpr std::uint32_t dynamic_shared_begins = 1024 + 80;  // a shared address, as crooked as a kernel's own variables make it
+constexpr std::uint32_t dynamic_shared_begins = 2048;  // a shared address, at a kilobyte: behind what is the system's and a kernel's own
 
 struct Arrivals {
     int each_phase = 0, missing = 0;

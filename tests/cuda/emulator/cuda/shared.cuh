@@ -5,6 +5,6 @@
 
 namespace pynanochat::cuda {
 
-inline unsigned char* dynamic_shared() { return emulator::block->dynamic_shared.get(); }
+inline char* dynamic_shared() { return reinterpret_cast<char*>(emulator::block->dynamic_shared.get()); }
 
 }  // namespace pynanochat::cuda
