@@ -45,14 +45,16 @@ def sample(
     logits = _penalised(logits, samplings, histories, drawn)
     # the settings go to a GPU in one copy, and the host first waits where the tokens are read
     rows = len(samplings)
-    aligned = rows + rows % 2  # kernels are compiled for addresses that divide by 16
-    settings = torch.zeros(5, aligned, dtype=torch.float64, pin_memory=logits.device.type == "cuda")
-    given = [(s.temperature, s.top_p, s.min_p, number) for s, number in zip(samplings, numbers, strict=True)]
-    top_ks = [min(s.top_k, logits.size(-1)) for s in samplings]
-    settings[:4, :rows] = torch.tensor(given, dtype=torch.float64).view(rows, 4).T
-    settings[4, :rows] = torch.tensor(top_ks).view(torch.float64)  # whole numbers, bit by bit
-    settings = settings.to(logits.device, non_blocking=True)[:, :rows]
-    temperature, top_p, min_p, number, top_k = settings
+    settings = np.zeros((5, rows + rows % 2))  # kernels are compiled for addresses that divide by 16
+    settings[0, :rows] = [s.temperature for s in samplings]
+    settings[1, :rows] = [s.top_p for s in samplings]
+    settings[2, :rows] = [s.min_p for s in samplings]
+    settings[3, :rows] = numbers
+    settings.view(np.int64)[4, :rows] = [min(s.top_k, logits.size(-1)) for s in samplings]
+    settings = torch.from_numpy(settings)
+    if logits.device.type == "cuda":
+        settings = settings.pin_memory().to(logits.device, non_blocking=True)
+    temperature, top_p, min_p, number, top_k = settings[:, :rows]
     return ops.sample_tokens(logits, temperature, top_k.view(torch.int64), top_p, min_p, number)
 
 
