@@ -138,7 +138,7 @@ def unverified(passed) -> list[str]:
     from pynanochat.ops import backends, fingerprints
 
     pairs = [(op, b) for op in backends.ops() for b in ("triton", "cuda") if b in backends.implementations(op)]
-    pairs += [(name, "cuda") for name in fingerprints.OTHERS if name != "fp8_training"]  # which is always asked for
+    pairs += [(name, "cuda") for name in fingerprints.OTHERS]
     return [f"{op} ({backend})" for op, backend in pairs if (op, backend) not in passed]
 
 

@@ -96,6 +96,7 @@ def test_it_says_what_was_checked_on_which_gpu_and_what_was_not(on_an_h100):
         "NVIDIA H100 (sm_90), 2026-01-02 03:04 UTC, commit abcabcabcabc: 1 verified, 0 tests failed"
     )
     left = facts["not verified on sm_90"].split(", ")
+    assert "decode_ahead (cuda)" in left
     assert "rotary_qk_norm (cuda)" in left and "rotary_qk_norm (triton)" not in left and not findings.problems
     assert "rotary_qk_norm (triton)" in dict(on_an_h100(result("sm_80")).facts)["not verified on sm_90"]
 

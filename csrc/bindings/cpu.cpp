@@ -1,6 +1,7 @@
 // Python bindings of csrc/cpu: each checks shapes, dtypes and strides, releases the GIL and calls the kernel of the
 // instruction set in use.
 #include <string>
+#include <type_traits>
 
 #include "bindings/view.h"
 #include "common/isa.h"
@@ -290,11 +291,14 @@ AttentionPaged::Pages pages_of(const AttentionPaged& op, py::handle x_, const ch
     return result;
 }
 
-const int64_t* integers(py::handle x_, const char* name, std::initializer_list<int64_t> shape) {
+// The elements of a dense CPU tensor of T, int64_t or double, and of this shape.
+template <class T> T* dense(py::handle x_, const char* name, std::initializer_list<int64_t> shape) {
+    constexpr bool whole = std::is_same_v<T, int64_t>;
     const Tensor x = view(x_, name);
-    require(x.dtype == DType::i64 && !x.on_cuda && x.contiguous(), string(name) + " must be dense int64 on the CPU");
+    require(x.dtype == (whole ? DType::i64 : DType::f64) && !x.on_cuda && x.contiguous(),
+            string(name) + " must be dense " + (whole ? "int64" : "float64") + " on the CPU");
     require_shape(x, name, shape);
-    return x.as<int64_t>();
+    return x.as<T>();
 }
 
 // Throws where the queries do not follow each other, or a page that one of them sees is not among `pages`.
@@ -333,9 +337,9 @@ void run_attention_paged(py::handle q_, py::handle k_, py::handle v, py::handle 
     require(tables.dims == 2, "tables has shape " + shape_text(tables) + "; expected 2 dimensions");
     op.rows = tables.shape[0];
     op.table_size = tables.shape[1];
-    op.tables = integers(tables_, "tables", {op.rows, op.table_size});
-    op.starts = integers(starts, "starts", {op.rows + 1});
-    op.lengths = integers(lengths, "lengths", {op.rows});
+    op.tables = dense<int64_t>(tables_, "tables", {op.rows, op.table_size});
+    op.starts = dense<int64_t>(starts, "starts", {op.rows + 1});
+    op.lengths = dense<int64_t>(lengths, "lengths", {op.rows});
     op.window = window < 0 || window > op.table_size * op.page ? op.table_size * op.page : window;
     op.most_queries = most_queries;
     require_shape(out, "out", {q.shape[0], op.heads, op.head_dim});
@@ -391,30 +395,21 @@ void run_product(py::handle a, py::handle b, py::handle c_, bool bf16_products, 
 
 // --- sample_tokens ---
 
-const double* doubles(py::handle x_, const char* name, int64_t rows) {
-    const Tensor x = view(x_, name);
-    require(x.dtype == DType::f64 && !x.on_cuda && x.contiguous(), string(name) + " must be dense float64 on the CPU");
-    require_shape(x, name, {rows});
-    return x.as<double>();
-}
-
 void run_sample_tokens(py::handle logits_, py::handle temperature, py::handle top_k, py::handle top_p, py::handle min_p,
-                       py::handle number, py::handle tokens_) {
-    const Tensor logits = floats(logits_, "logits", 2), tokens = view(tokens_, "tokens");
+                       py::handle number, py::handle tokens) {
+    const Tensor logits = floats(logits_, "logits", 2);
     require(logits.dtype == DType::f32 && logits.shape[1] >= 1, "logits must be float32 and have a vocabulary");
-    require(tokens.dtype == DType::i64 && !tokens.on_cuda && tokens.contiguous(), "tokens must be dense int64 on the CPU");
     SampleTokens op{};
     op.logits = logits.as<float>();
     op.rows = logits.shape[0];
     op.vocabulary = logits.shape[1];
     op.row_stride = logits.stride[0];
-    op.temperature = doubles(temperature, "temperature", op.rows);
-    op.top_k = integers(top_k, "top_k", {op.rows});
-    op.top_p = doubles(top_p, "top_p", op.rows);
-    op.min_p = doubles(min_p, "min_p", op.rows);
-    op.number = doubles(number, "number", op.rows);
-    require_shape(tokens, "tokens", {op.rows});
-    op.tokens = tokens.as<int64_t>();
+    op.temperature = dense<double>(temperature, "temperature", {op.rows});
+    op.top_k = dense<int64_t>(top_k, "top_k", {op.rows});
+    op.top_p = dense<double>(top_p, "top_p", {op.rows});
+    op.min_p = dense<double>(min_p, "min_p", {op.rows});
+    op.number = dense<double>(number, "number", {op.rows});
+    op.tokens = dense<int64_t>(tokens, "tokens", {op.rows});
     py::gil_scoped_release release;
     PYNANOCHAT_CALL(sample_tokens, op);
 }

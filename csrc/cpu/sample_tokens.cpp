@@ -8,7 +8,7 @@
 //
 // Bound: the sums in the order of ids, an addition's latency for each token that is not filtered: 4 cycles.
 // Ladder (AVX2, two cores, V = 32,768; free, top-k 50, top-p 0.9): torch's topk, sort and two dozen small ops 0.67, 0.85 and
-// 8.2 ms for a row, this 0.22, 0.13 and 0.42, a quarter to half of it around the kernel. Slower: all floats of a vector widened
+// 8.2 ms for a row, this 0.20, 0.11 and 0.35, a quarter to half of it around the kernel. Slower: all floats of a vector widened
 // at once (gcc 12 parts them through memory).
 #include "cpu/sample_tokens.h"
 

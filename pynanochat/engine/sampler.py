@@ -43,19 +43,12 @@ def sample(
     gets V, which is no token.
     """
     logits = _penalised(logits, samplings, histories, drawn)
-    # the settings go to a GPU in one copy, and the host first waits where the tokens are read
-    rows = len(samplings)
-    settings = np.zeros((5, rows + rows % 2))  # kernels are compiled for addresses that divide by 16
-    settings[0, :rows] = [s.temperature for s in samplings]
-    settings[1, :rows] = [s.top_p for s in samplings]
-    settings[2, :rows] = [s.min_p for s in samplings]
-    settings[3, :rows] = numbers
-    settings.view(np.int64)[4, :rows] = [min(s.top_k, logits.size(-1)) for s in samplings]
-    settings = torch.from_numpy(settings)
-    if logits.device.type == "cuda":
-        settings = settings.pin_memory().to(logits.device, non_blocking=True)
-    temperature, top_p, min_p, number, top_k = settings[:, :rows]
-    return ops.sample_tokens(logits, temperature, top_k.view(torch.int64), top_p, min_p, number)
+    columns = [[s.temperature for s in samplings], [s.top_p for s in samplings], [s.min_p for s in samplings], numbers]
+    bits = [np.array(column, np.float64).view(np.int64) for column in columns]
+    top_k = np.array([min(s.top_k, logits.size(-1)) for s in samplings], np.int64)
+    *bits, top_k = sent([*bits, top_k], logits.device)
+    temperature, top_p, min_p, number = (column.view(torch.float64) for column in bits)
+    return ops.sample_tokens(logits, temperature, top_k, top_p, min_p, number)
 
 
 def logprobs(logits, tokens, count: int):

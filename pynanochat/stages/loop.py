@@ -92,9 +92,8 @@ class TrainingLoop:
         self.peak_flops, self.evaluate, self.sample = peak_flops, evaluate, sample
         self.gradient_clip, self.ranks = gradient_clip, ranks or Ranks()
         self.more_evaluations = more_evaluations
-        say = lambda words: self.display.say(words)  # noqa: E731  the display comes with the run
         loss = loss or next_token_loss
-        self.gradients = Gradients(name, model, optimizer, loss, stream_count, self.ranks, say, forward)
+        self.gradients = Gradients(name, model, optimizer, loss, stream_count, self.ranks, self._say, forward)
         self.device = next(model.parameters()).device
         self.step, self.tokens, self.seconds, self.bad_steps, self.rollbacks, self.skipped = 0, 0, 0.0, 0, 0, 0
         self._wall_before, self._started = 0.0, time.perf_counter()
@@ -279,6 +278,9 @@ class TrainingLoop:
                 **metrics,
             }
         )
+
+    def _say(self, words: str) -> None:  # the display comes with the run
+        self.display.say(words)
 
     def _append(self, line: dict) -> None:
         if self.ranks.first:

@@ -249,6 +249,13 @@ def test_the_reference_gives_the_same_tokens_and_asks_for_nothing(seed, monkeypa
     assert tokens.tolist() == ours and ours[3] == 300
 
 
+def test_a_number_for_each_row():
+    logits, settings = random_logits(3, 40), [Sampling(1.0, 0)] * 3
+    for numbers in ([0.5], [0.5] * 4):
+        with pytest.raises(ValueError, match=r"^number has shape"):
+            sample(logits, settings, numbers)
+
+
 def test_a_top_k_beyond_every_number_is_no_limit():
     logits = random_logits(1, 40)
     assert shares(logits[0], Sampling(1.0, 2**80)) == shares(logits[0], Sampling(1.0, 0))
